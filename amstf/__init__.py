@@ -1,0 +1,1 @@
+"""amstf: click models that see images, with the images on the parameter servers (AMS)."""
