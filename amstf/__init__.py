@@ -11,3 +11,21 @@ if _os.environ.setdefault("TF_USE_LEGACY_KERAS", "1") not in ("1", "true", "True
         f"TF_USE_LEGACY_KERAS is {_os.environ['TF_USE_LEGACY_KERAS']!r}; amstf needs Keras 2, since "
         "Keras 3 cannot train on parameter servers: unset it, or set it to 1"
     )
+
+from amstf.config import AmsConfig
+from amstf.errors import AmstfError
+from amstf.layers import AmsEmbedding
+from amstf.schema import Field, Schema
+from amstf.store import ImageStore, ImageStoreWriter
+from amstf.strategy import AdvancedModelServerStrategy
+
+__all__ = [
+    "AdvancedModelServerStrategy",
+    "AmsConfig",
+    "AmsEmbedding",
+    "AmstfError",
+    "Field",
+    "ImageStore",
+    "ImageStoreWriter",
+    "Schema",
+]
