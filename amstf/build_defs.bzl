@@ -7,11 +7,18 @@ _TENSORFLOW = ["@local_tensorflow//:tensorflow"]
 
 def amstf_cc_library(name, deps = [], **kwargs):
     """C++ logic: no op, no kernel."""
-    cc_library(name = name, copts = TF_COPTS, deps = deps + _TENSORFLOW, **kwargs)
+    cc_library(name = name, copts = TF_COPTS, linkstatic = True, deps = deps + _TENSORFLOW, **kwargs)
 
 def amstf_op_library(name, deps = [], **kwargs):
     """Op declarations or kernels: they register themselves, so the linker must keep them all."""
-    cc_library(name = name, copts = TF_COPTS, alwayslink = True, deps = deps + _TENSORFLOW, **kwargs)
+    cc_library(
+        name = name,
+        alwayslink = True,
+        copts = TF_COPTS,
+        linkstatic = True,
+        deps = deps + _TENSORFLOW,
+        **kwargs
+    )
 
 def amstf_cc_test(name, deps = [], **kwargs):
     """A C++ test: a program that exits with 0 when all is well."""

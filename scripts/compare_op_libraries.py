@@ -7,19 +7,23 @@ import pathlib
 import subprocess
 import sys
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
 # In a process of its own for each library, since an op is registered only once in a process.
 LIST_OPS = """
-import os, sys
+import os, pathlib, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-import tensorflow as tf
-print("@@", *sorted(op.name for op in tf.load_op_library(sys.argv[1]).OP_LIST.op))
+from amstf.ops import _load
+made = [name for name in dir(_load.load(pathlib.Path(sys.argv[1]))) if not name.startswith("_")]
+# TensorFlow makes a function x and a function x_eager_fallback for each op x, and other names.
+print("@@", *(name for name in made if f"{name}_eager_fallback" in made))
 """
 
 
 def ops_of(library: pathlib.Path) -> set[str]:
     """The names of the ops that a library registers when it is loaded."""
     command = [sys.executable, "-c", LIST_OPS, str(library.resolve())]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if result.returncode != 0:
         sys.exit(f"error: {library} does not load:\n{result.stderr[-3000:]}")
     return set(result.stdout.split("@@", 1)[1].split())

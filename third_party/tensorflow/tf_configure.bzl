@@ -38,7 +38,9 @@ def _find_python(ctx):
     named = ctx.os.environ.get("PYTHON_BIN_PATH")
     if named:
         return named
-    in_repository = ctx.path(Label("@//:WORKSPACE")).dirname.get_child(".venv/bin/python")
+    in_repository = ctx.path(Label("@//:WORKSPACE")).dirname
+    for part in [".venv", "bin", "python"]:
+        in_repository = in_repository.get_child(part)
     if in_repository.exists:
         return str(in_repository)
     return str(ctx.which("python3"))
