@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import glob
 import json
 import os
 import pathlib
 import tempfile
 import zlib
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from amstf.errors import SampleError
 
@@ -50,7 +52,8 @@ class Manifest:
         info: Free facts about the data, JSON values; for example how it was made.
 
     Example:
-        >>> Manifest(splits={"train": (ShardFile("a.tfrecord", 3, 210, "00000000"),)}).records("train")
+        >>> file = ShardFile("train-00000-of-00001.tfrecord", 3, 210, "89abcdef")
+        >>> Manifest(splits={"train": (file,)}).records("train")
         3
     """
 
@@ -101,9 +104,7 @@ class Manifest:
                 )
                 for split, entry in content["splits"].items()
             }
-            return cls(
-                splits, dict(content.get("images", {})), dict(content.get("info", {}))
-            )
+            return cls(splits, dict(content.get("images", {})), dict(content.get("info", {})))
         except SampleError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -158,9 +159,7 @@ class Manifest:
         """
         if split not in self.splits:
             known = ", ".join(self.splits) or "none"
-            raise SampleError(
-                f"the data set has no split {split!r}; its splits are: {known}"
-            )
+            raise SampleError(f"the data set has no split {split!r}; its splits are: {known}")
         return self.splits[split]
 
     def records(self, split: str) -> int:
@@ -206,13 +205,14 @@ def set_image_store(
 
     Args:
         directory: The data set directory.
-        path: The store's file; a relative path counts from the directory.
+        path: The store's file, or a pattern that matches its files; a relative path counts from
+            the directory.
         name: Name of the store, as image fields of the schema use it.
 
     Raises:
         SampleError: If no file is there.
     """
-    if not pathlib.Path(directory, path).exists():
+    if not glob.glob(str(pathlib.Path(directory, path))):
         raise SampleError(
             f"image store {name!r}: {pathlib.Path(directory, path)} does not exist; "
             "write the store first, and give a path that is absolute or relative to the data set"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -81,18 +82,12 @@ def feature_spec(fields: Iterable[Field]) -> Mapping[str, Any]:
         elif field.kind == DENSE:
             spec[field.stored_name] = tf.io.FixedLenFeature([field.length], tf.float32)
         elif field.is_list:
-            spec[field.stored_name] = tf.io.RaggedFeature(
-                dtype, row_splits_dtype=tf.int64
-            )
+            spec[field.stored_name] = tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64)
             if field.kind == WEIGHTED_SPARSE:
-                spec[field.weight_name] = tf.io.RaggedFeature(
-                    tf.float32, row_splits_dtype=tf.int64
-                )
+                spec[field.weight_name] = tf.io.RaggedFeature(tf.float32, row_splits_dtype=tf.int64)
         elif field.source is not None:
             # The source's own entry knows whether a sample may lack the value; it wins below.
-            spec.setdefault(
-                field.stored_name, tf.io.FixedLenFeature([], dtype, _PADDING[dtype])
-            )
+            spec.setdefault(field.stored_name, tf.io.FixedLenFeature([], dtype, _PADDING[dtype]))
         elif field.kind == IMAGE:
             spec[field.stored_name] = tf.io.FixedLenFeature([], dtype, NO_ID)
         else:

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import struct
-from typing import Iterator
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -20,9 +20,7 @@ _HEADER = struct.Struct("<QI")
 _FOOTER_BYTES = 4
 _CHUNK = 1024
 _PARSE_ERROR = re.compile(
-    "|".join(
-        ("[Pp]arse ?[Ee]xample", "could not be found", "Data types? ", WEIGHT_MISMATCH)
-    )
+    "|".join(("[Pp]arse ?[Ee]xample", "could not be found", "Data types? ", WEIGHT_MISMATCH))
 )
 
 
@@ -115,15 +113,11 @@ def _damaged(path: str, error: tf.errors.DataLossError) -> SampleError:
     # The position is that of the header or of the data behind it, so look for the whole record.
     for number, (offset, end) in enumerate(_frames(path)):
         if at < end:
-            return _error(
-                path, number, offset, "the record is damaged, its checksum is wrong"
-            )
+            return _error(path, number, offset, "the record is damaged, its checksum is wrong")
     return _error(path, None, at, "the file is damaged")
 
 
-def _error(
-    path: str, number: int | None, offset: int | None, problem: str
-) -> SampleError:
+def _error(path: str, number: int | None, offset: int | None, problem: str) -> SampleError:
     if offset is None and number is not None:
         offset = next(itertools.islice(_frames(path), number, None))[0]
     record = "" if number is None else f"record {number} "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import Union
 
 import tensorflow as tf
 
@@ -20,7 +19,7 @@ SHUFFLE_BUFFER = 50_000
 MAX_OPEN_FILES = 16
 """Files that one reader reads at a time; each holds a buffer of 256 KiB."""
 
-ShardIndex = Union[int, tf.Tensor, Callable[[], tf.Tensor]]
+ShardIndex = int | tf.Tensor | Callable[[], tf.Tensor]
 
 
 class Samples:
@@ -32,9 +31,7 @@ class Samples:
         manifest: Its files.
     """
 
-    def __init__(
-        self, directory: pathlib.Path, schema: Schema, manifest: Manifest
-    ) -> None:
+    def __init__(self, directory: pathlib.Path, schema: Schema, manifest: Manifest) -> None:
         self.directory = directory
         self.schema = schema
         self.manifest = manifest
@@ -164,9 +161,7 @@ class Samples:
             deterministic=deterministic,
         )
         if shuffle:
-            records = records.shuffle(
-                min(SHUFFLE_BUFFER, self.num_records(split)), seed=seed
-            )
+            records = records.shuffle(min(SHUFFLE_BUFFER, self.num_records(split)), seed=seed)
         if repeat:
             records = records.repeat()
         batches = records.batch(batch_size, drop_remainder=drop_remainder)
@@ -178,20 +173,14 @@ class Samples:
             target = batch.pop(label.name)
             return batch, target
 
-        batches = batches.map(
-            parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
+        batches = batches.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         options = tf.data.Options()
         # Which reader reads what is said by `shard` alone.
-        options.experimental_distribute.auto_shard_policy = (
-            tf.data.experimental.AutoShardPolicy.OFF
-        )
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         options.deterministic = deterministic
         return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
-    def _fields(
-        self, names: Iterable[str] | None, only_inputs: bool
-    ) -> tuple[Field, ...]:
+    def _fields(self, names: Iterable[str] | None, only_inputs: bool) -> tuple[Field, ...]:
         allowed = self.schema.inputs if only_inputs else self.schema.fields
         if names is None:
             return allowed
@@ -199,9 +188,7 @@ class Samples:
         for name in names:
             if name not in self.schema:
                 known = ", ".join(field.name for field in self.schema.fields)
-                raise SampleError(
-                    f"fields names {name!r}; the fields of the data set are: {known}"
-                )
+                raise SampleError(f"fields names {name!r}; the fields of the data set are: {known}")
             field = self.schema[name]
             if only_inputs and field.kind not in INPUT_KINDS:
                 raise SampleError(

@@ -10,7 +10,8 @@ import pathlib
 import re
 import shutil
 import types
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -90,8 +91,7 @@ class SampleWriter:
         self._work = self._directory / f".writing-{split}"
         self._lock = self._claim()
         self._paths = [
-            self._work / f"{split}-{k:05d}-of-{num_shards:05d}.tfrecord"
-            for k in range(num_shards)
+            self._work / f"{split}-{k:05d}-of-{num_shards:05d}.tfrecord" for k in range(num_shards)
         ]
         self._writers = [tf.io.TFRecordWriter(str(path)) for path in self._paths]
         self._open = True
@@ -196,12 +196,12 @@ class SampleWriter:
                     f"{self._split!r}: {_difference(stored, self._schema)}; all splits of a data "
                     "set share one schema, so write this one to another directory"
                 )
-        if (self._directory / MANIFEST_FILE).exists():
-            if self._split in Manifest.load(self._directory).splits:
-                raise SampleError(
-                    f"{self._directory} has a split {self._split!r} already; "
-                    "remove the data set or write to another directory"
-                )
+        has_manifest = (self._directory / MANIFEST_FILE).exists()
+        if has_manifest and self._split in Manifest.load(self._directory).splits:
+            raise SampleError(
+                f"{self._directory} has a split {self._split!r} already; "
+                "remove the data set or write to another directory"
+            )
 
     def _claim(self) -> int:
         self._work.mkdir(exist_ok=True)
@@ -249,7 +249,7 @@ def _names(schema: Schema) -> set[str]:
     return names | {field.weight_name for field in schema.of_kind(WEIGHTED_SPARSE)}
 
 
-# --- One encoder per stored field: it checks the value of a sample and puts it into the Example. ---
+# One encoder for each stored field: it checks a sample's value and puts it into the Example.
 
 _Encoder = Callable[[Mapping[str, Any], Any], None]
 
@@ -266,9 +266,7 @@ def _encoder(field: Field) -> _Encoder:
         def encode_floats(sample: Mapping[str, Any], feature: Any) -> None:
             values = _floats(name, _required(sample, name))
             if len(values) != length:
-                raise SampleError(
-                    f"field {name!r}: got {len(values)} values, wanted {length}"
-                )
+                raise SampleError(f"field {name!r}: got {len(values)} values, wanted {length}")
             feature[name].float_list.value.extend(values)
 
         return encode_floats
@@ -294,9 +292,7 @@ def _encoder(field: Field) -> _Encoder:
     def encode_list(sample: Mapping[str, Any], feature: Any) -> None:
         values = sample.get(name, ()) if is_image else _required(sample, name)
         if not isinstance(values, (list, tuple)) and np.ndim(values) != 1:
-            raise SampleError(
-                f"field {name!r}: got {_short(values)}, wanted a list of ids"
-            )
+            raise SampleError(f"field {name!r}: got {_short(values)}, wanted a list of ids")
         ids = check(name, values)
         put(feature, ids)
         if field.kind == WEIGHTED_SPARSE:
@@ -314,23 +310,19 @@ def _encoder(field: Field) -> _Encoder:
 def _required(sample: Mapping[str, Any], name: str) -> Any:
     value = sample.get(name)
     if value is None:
-        raise SampleError(
-            f"field {name!r}: got nothing; the sample needs a value for it"
-        )
+        raise SampleError(f"field {name!r}: got nothing; the sample needs a value for it")
     return value
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
 
 
 def _ids(name: str, values: Any) -> list[int]:
     if isinstance(values, np.ndarray):
         if values.size and values.dtype.kind not in "iu":
-            raise SampleError(
-                f"field {name!r}: got {values.dtype} values, wanted whole numbers"
-            )
+            raise SampleError(f"field {name!r}: got {values.dtype} values, wanted whole numbers")
         values = values.tolist()
     ids = []
     for value in values:
@@ -342,9 +334,7 @@ def _ids(name: str, values: Any) -> list[int]:
             ) from None
     if ids and (min(ids) < _INT64_MIN or max(ids) > _INT64_MAX):
         wrong = min(ids) if min(ids) < _INT64_MIN else max(ids)
-        raise SampleError(
-            f"field {name!r}: got {wrong}, which does not fit into 64 bits"
-        )
+        raise SampleError(f"field {name!r}: got {wrong}, which does not fit into 64 bits")
     return ids
 
 

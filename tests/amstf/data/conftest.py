@@ -11,15 +11,11 @@ SCHEMA = Schema(
         Field("city", "sparse", dtype="string", hash_size=50),
         Field("words", "sparse", is_list=True, dtype="string", hash_size=50),
         Field("topics", "sparse", is_list=True, vocabulary_size=100, max_length=3),
-        Field(
-            "tags", "weighted_sparse", is_list=True, vocabulary_size=100, max_length=2
-        ),
+        Field("tags", "weighted_sparse", is_list=True, vocabulary_size=100, max_length=2),
         Field("numbers", "dense", length=2),
         Field("ad_image", "image", side="ad"),
         Field("behaviour_images", "image", side="user", is_list=True, max_length=4),
-        Field(
-            "ad_image_id", "sparse", side="ad", source="ad_image", vocabulary_size=100
-        ),
+        Field("ad_image_id", "sparse", side="ad", source="ad_image", vocabulary_size=100),
         Field(
             "behaviour_image_ids",
             "sparse",
