@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import tensorflow as tf
 
@@ -19,7 +20,7 @@ SHUFFLE_BUFFER = 50_000
 MAX_OPEN_FILES = 16
 """Files that one reader reads at a time; each holds a buffer of 256 KiB."""
 
-ShardIndex = int | tf.Tensor | Callable[[], tf.Tensor]
+ShardIndex: TypeAlias = int | tf.Tensor | Callable[[], tf.Tensor]
 
 
 class Samples:
