@@ -104,7 +104,13 @@ class Field:
             refuse(f"dtype is {self.dtype!r}; ids are 'int64' or 'string'")
         if self.dtype == "string" and self.kind == IMAGE:
             refuse("image ids are int64, got dtype 'string'")
-        for attribute in ("max_length", "length", "vocabulary_size", "hash_size", "embedding_width"):
+        for attribute in (
+            "max_length",
+            "length",
+            "vocabulary_size",
+            "hash_size",
+            "embedding_width",
+        ):
             value = getattr(self, attribute)
             if value is not None and (not isinstance(value, int) or value < 1):
                 refuse(f"{attribute} must be a whole number of at least 1, got {value!r}")
@@ -258,7 +264,9 @@ class Schema:
     def without(self, names: Iterable[str]) -> Schema:
         """Returns a schema that lacks the named fields (and keeps the sources others read)."""
         names = set(names)
-        return dataclasses.replace(self, fields=tuple(f for f in self.fields if f.name not in names))
+        return dataclasses.replace(
+            self, fields=tuple(f for f in self.fields if f.name not in names)
+        )
 
     def to_json(self) -> str:
         """Returns the schema as JSON text; attributes at their default are left out."""

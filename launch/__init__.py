@@ -1,0 +1,34 @@
+"""Programs: prepare data, train, evaluate, export; and the processes of a parameter-server cluster.
+
+Importing this package quiets TensorFlow, which must happen before TensorFlow itself is imported.
+What the environment already says is kept; `AMSTF_VERBOSE=1` keeps TensorFlow's logs.
+"""
+
+import logging
+import os
+import sys
+import types
+
+
+def _quiet_tensorflow() -> None:
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    if os.environ.get("AMSTF_VERBOSE", "0") not in ("", "0"):
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # TensorFlow adopts the level that its Python logger has when it is imported.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+def _say_interrupted(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    """Keeps ctrl-C during the seconds of TensorFlow's import, before `program.run`, to one line."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr, flush=True)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+_quiet_tensorflow()
+sys.excepthook = _say_interrupted

@@ -1,0 +1,21 @@
+"""Custom ops: thin wrappers that validate and name; the kernels are in `amstf/cc`."""
+
+from amstf.ops._load import load_library
+from amstf.ops.image_lookup import (
+    COUNTER_NAMES,
+    MISSING_POLICIES,
+    image_lookup,
+    image_store,
+    image_store_counters,
+)
+from amstf.ops.task_location import task_location
+
+__all__ = [
+    "COUNTER_NAMES",
+    "MISSING_POLICIES",
+    "image_lookup",
+    "image_store",
+    "image_store_counters",
+    "load_library",
+    "task_location",
+]

@@ -1,0 +1,21 @@
+// Copies one row of raw image features into float32.
+#ifndef AMSTF_CC_STORE_ROW_COPY_H_
+#define AMSTF_CC_STORE_ROW_COPY_H_
+
+#include <cstdint>
+
+namespace amstf {
+
+// How the features lie in the file.
+enum class FeatureType { kFloat32, kFloat16 };
+
+// Bytes of one feature.
+inline int64_t FeatureBytes(FeatureType type) { return type == FeatureType::kFloat32 ? 4 : 2; }
+
+// Copies `width` features from `row` to `out` as float32. Returns false if one of them is not
+// finite; the check costs little, because it reads what the copy has just brought into the cache.
+bool CopyRow(FeatureType type, const void* row, int64_t width, float* out);
+
+}  // namespace amstf
+
+#endif  // AMSTF_CC_STORE_ROW_COPY_H_

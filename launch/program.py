@@ -1,0 +1,179 @@
+"""Runs the main function of a program: flags, help, quiet TensorFlow, errors as one line, exit codes.
+
+    from launch import program
+
+    FLAGS = flags.FLAGS
+    flags.DEFINE_string("dataset", None, "Directory of the data set.", required=True)
+
+    def main(arguments):          # the positional arguments, without the program's name
+        ...
+        return 0                  # the exit code; None is 0
+
+    if __name__ == "__main__":
+        program.run(main)
+
+Exit codes: 0 done, 1 an unexpected exception (with its traceback), 2 wrong input or flags (one
+line), 130 interrupted.
+"""
+
+import atexit
+import os
+import re
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from amstf.errors import AmstfError
+
+EXIT_UNEXPECTED = 1
+EXIT_WRONG_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+_final_code: int | None = None
+
+
+def run(
+    main: Callable[[list[str]], int | None],
+    *,
+    argument_names: Sequence[str] = (),
+    argv: Sequence[str] | None = None,
+) -> NoReturn:
+    """Parses the flags, calls `main` and ends the process.
+
+    Args:
+      main: takes the positional arguments and returns the exit code (None: 0).
+      argument_names: names of the positional arguments the program takes, for the help page and
+        for the check; a program with flags only takes none.
+      argv: the command line with the program's name first; default `sys.argv`.
+
+    Example: `program.run(main, argument_names=["KIND"])` for `python -m launch.prepare synthetic`.
+    """
+
+    quiet_wanted = os.environ.get("AMSTF_VERBOSE", "0") in ("", "0")
+
+    def guarded(arguments: list[str]) -> int:
+        if quiet_wanted:
+            # Here and not earlier: app.run itself raises the verbosity to INFO.
+            absl_logging.set_verbosity(absl_logging.ERROR)
+        return main(arguments) or 0
+
+    try:
+        app.run(
+            guarded,
+            argv=list(sys.argv if argv is None else argv),
+            flags_parser=lambda args: _parse(args, argument_names),
+        )
+    except SystemExit as leaving:
+        _leave_in_order(_code_of(leaving))
+    except KeyboardInterrupt:
+        _say("interrupted")
+        _leave_now(EXIT_INTERRUPTED)
+    except (AmstfError, app.UsageError) as error:
+        _say(f"error: {error}")
+        _leave_now(EXIT_WRONG_INPUT)
+    except Exception:  # noqa: BLE001 - the last stop: shown in full, then the process ends
+        traceback.print_exc()
+        _leave_now(EXIT_UNEXPECTED)
+    _leave_in_order(0)
+
+
+def command_name() -> str:
+    """Returns what a person types to start this program, e.g. `python -m launch.train`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None:
+        return f"python -m {spec.name.removesuffix('.__main__')}"
+    return os.path.basename(sys.argv[0])
+
+
+def help_page(argument_names: Sequence[str] = ()) -> str:
+    """Returns the program's own documentation and its flags, without the flags of absl."""
+    usage = " ".join(["usage:", command_name(), *argument_names, "[--flag=value ...]"])
+    page = [(sys.modules["__main__"].__doc__ or "").strip(), "", usage, "", "Flags:"]
+    page += [_describe(flag) for flag in _own_flags()]
+    page += ["", "AMSTF_VERBOSE=1 in the environment keeps TensorFlow's logs."]
+    return "\n".join(page)
+
+
+def _parse(args: list[str], argument_names: Sequence[str]) -> list[str]:
+    """Flags parser for absl: help goes to stdout with code 0, wrong flags are one line."""
+    before_end = args[1 : args.index("--")] if "--" in args else args[1:]
+    if any(arg in ("--help", "-help", "-h", "--h") for arg in before_end):
+        print(help_page(argument_names))
+        sys.exit(0)
+    # Lets `launch.prepare movielens --out=...` have flags after a positional argument.
+    flags.FLAGS.set_gnu_getopt(True)
+    try:
+        arguments = flags.FLAGS(args)[1:]
+        if len(arguments) > len(argument_names):
+            extra = arguments[len(argument_names)]
+            raise flags.Error(f"unexpected argument {extra!r} (a flag is written --name=value)")
+    except flags.Error as error:
+        message = " ".join(str(error).split())
+        missing = re.match(r"flag (--\w+)=None: Flag .* must have a value", message)
+        _say(f"error: flag {missing[1]} is missing" if missing else f"error: {message}")
+        _say(f"see: {command_name()} --help")
+        sys.exit(EXIT_WRONG_INPUT)
+    return arguments
+
+
+def _own_flags() -> list[flags.Flag]:
+    """The flags of the program that runs first, then those of other modules of `launch`."""
+    own = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    for module, shared in sorted(flags.FLAGS.flags_by_module_dict().items()):
+        if module.startswith("launch."):
+            own += [flag for flag in shared if flag not in own]
+    return own
+
+
+def _describe(flag: flags.Flag) -> str:
+    head = f"  --{'[no]' if flag.boolean else ''}{flag.name}"
+    choices = getattr(flag.parser, "enum_values", None)
+    if choices:
+        head += f"=<{'|'.join(choices)}>"
+    text = re.sub(r"^<[^>]*>: ", "", " ".join((flag.help or "").split()))
+    if flag.default_as_str and not flag.boolean:
+        text += f" (default: {flag.default_as_str.strip(chr(39))})"
+    elif flag.boolean and flag.default:
+        text += " (default: on)"
+    return f"{head}\n{textwrap.fill(text, 96, initial_indent=' ' * 6, subsequent_indent=' ' * 6)}"
+
+
+def _say(line: str) -> None:
+    sys.stdout.flush()
+    print(line, file=sys.stderr, flush=True)
+
+
+def _code_of(leaving: SystemExit) -> int:
+    if leaving.code is None or isinstance(leaving.code, int):
+        return leaving.code or 0
+    _say(str(leaving.code))
+    return EXIT_UNEXPECTED
+
+
+def _leave_in_order(code: int) -> NoReturn:
+    """Ends through Python's own exit, whose last step is `_finish`."""
+    global _final_code
+    _final_code = code
+    sys.exit(code)
+
+
+def _leave_now(code: int) -> NoReturn:
+    """Ends without waiting for threads: those of a cluster in trouble may never end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _finish() -> None:
+    """Leaves before the interpreter is torn down under TensorFlow's daemon threads (hang, abort)."""
+    if _final_code is not None:
+        _leave_now(_final_code)
+
+
+# Registered at import: exit handlers run last in, first out, so this one comes after the others.
+atexit.register(_finish)
