@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -85,6 +86,7 @@ class SumPooling(Aggregator):
         query: tf.Tensor | None,
         ad_ids: tf.Tensor | None,
     ) -> tf.Tensor:
+        """See `Aggregator`."""
         return tf.reduce_sum(behaviours, axis=1)
 
 
@@ -129,6 +131,7 @@ class AttentivePooling(Aggregator):
         query: tf.Tensor | None,
         ad_ids: tf.Tensor | None,
     ) -> tf.Tensor:
+        """See `Aggregator`."""
         weights = self.weights_of(behaviours, mask, query)
         return tf.reduce_sum(weights[:, :, None] * behaviours, axis=1)
 
@@ -148,6 +151,7 @@ class AttentivePooling(Aggregator):
         return tf.where(mask, scores, tf.zeros_like(scores))
 
     def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "hidden": list(self._mlp.widths),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -53,6 +54,7 @@ class Mlp(keras.layers.Layer):
         self._steps: list[keras.layers.Layer] = []
 
     def build(self, input_shape: Any) -> None:
+        """Makes the layers, as only now the rank of the input is known."""
         # PReLU would otherwise learn a slope per position and refuse an unknown T.
         shared_axes = list(range(1, tf.TensorShape(input_shape).rank - 1)) or None
         for width in self.widths:
@@ -77,6 +79,7 @@ class Mlp(keras.layers.Layer):
         return outputs
 
     def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "widths": list(self.widths),

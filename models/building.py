@@ -12,6 +12,7 @@ def input_specs(schema: Schema) -> dict[str, tf.TensorSpec]:
     """Describes a padded batch of the schema's input fields, with B and T unknown.
 
     Example:
+        >>> from amstf.schema import Field
         >>> schema = Schema((Field("user", "sparse", vocabulary_size=9), Field("click", "label")))
         >>> input_specs(schema)["user"]
         TensorSpec(shape=(None,), dtype=tf.int64, name='user')
@@ -43,7 +44,9 @@ def build(model: keras.Model, schema: Schema) -> keras.Model:
         The model.
 
     Example:
+        >>> from amstf.schema import Field
         >>> schema = Schema((Field("user", "sparse", vocabulary_size=9), Field("click", "label")))
+        >>> from models import EmbeddingMlp
         >>> len(build(EmbeddingMlp(schema, hidden=(4,)), schema).weights)
         6
     """

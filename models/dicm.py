@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import tensorflow as tf
 import tf_keras as keras
 
 from amstf.errors import ConfigError, SchemaError
+from amstf.layers import AmsEmbedding
 from amstf.schema import IMAGE, NO_ID, Field, Schema
+from amstf.store import ImageStore
 from models.aggregators import make_aggregator
 from models.blocks import PACKAGE, image_tower
 from models.embedding_mlp import EmbeddingMlp
@@ -111,7 +114,7 @@ class Dicm(EmbeddingMlp):
             name = self.behaviour_images.name
             has_ad_ids = any(field.side == "ad" for field in self.id_embedding.fields)
             ad_ids = self.id_embedding.join(embedded, side="ad") if has_ad_ids else None
-            parts.append(self.aggregator(images[name], ids[name] != NO_ID, query, ad_ids))
+            parts.append(self.aggregator(images[name], ids[name] >= 0, query, ad_ids))
         return tf.concat(parts, axis=-1)
 
     def _embed_images(self, ids: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -127,13 +130,58 @@ class Dicm(EmbeddingMlp):
         return embedded
 
     def get_config(self) -> dict[str, Any]:
-        """Describes the model without its images: give `from_config` those of its own."""
-        return {
+        """Describes the model, its image stores by their paths."""
+        config = {
             **super().get_config(),
             "ad_image": self.ad_image.name if self.ad_image else False,
             "behaviour_images": self.behaviour_images.name if self.behaviour_images else False,
-            "aggregator": keras.layers.serialize(self.aggregator) if self.aggregator else None,
+            "aggregator": self.aggregator and keras.layers.serialize(self.aggregator),
         }
+        layers = dict(self.image_embeddings)
+        if all(isinstance(layer, AmsEmbedding) for layer in layers.values()):
+            # Not as layers, since these would come back with an E each, even if they share one.
+            models = {store: layer.embedding_model for store, layer in layers.items()}
+            shared = next(iter(models.values()))
+            one = all(model is shared for model in models.values())
+            config["images"] = {store: layer.store.paths for store, layer in layers.items()}
+            config["embedding_model"] = _serialized(shared if one else models)
+            config["missing"] = next(iter(layers.values())).missing
+        else:
+            config["image_embedding"] = _serialized(layers)
+        return config
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None, **parts: Any
+    ) -> Dicm:
+        """Makes the model that `get_config` described, without its weights; opens its stores.
+
+        Args:
+            config: What `get_config` returned.
+            custom_objects: Classes of parts that are not registered with Keras.
+            **parts: Arguments that replace those of the configuration, as images elsewhere.
+        """
+        config = {key: value for key, value in config.items() if key not in parts}
+        if "image_embedding" in parts:
+            config.pop("images", None)
+        elif "images" in config:
+            parts["images"] = {
+                store: ImageStore.open(paths) for store, paths in config.pop("images").items()
+            }
+        for key in ("embedding_model", "image_embedding"):
+            value = config.get(key)
+            if isinstance(value, dict) and "class_name" not in value:
+                config[key] = {
+                    store: keras.layers.deserialize(part, custom_objects)
+                    for store, part in value.items()
+                }
+        return super().from_config(config, custom_objects, **parts)
+
+
+def _serialized(layers: keras.layers.Layer | Mapping[str, keras.layers.Layer]) -> dict[str, Any]:
+    if isinstance(layers, Mapping):
+        return {store: keras.layers.serialize(layer) for store, layer in layers.items()}
+    return keras.layers.serialize(layers)
 
 
 def _choose(schema: Schema, name: str | bool | None, side: str, is_list: bool) -> Field | None:
@@ -159,8 +207,6 @@ def _choose(schema: Schema, name: str | bool | None, side: str, is_list: bool) -
 def _ams_embeddings(
     stores: list[str], images: Any, embedding_model: Any, missing: str
 ) -> dict[str, keras.layers.Layer]:
-    from amstf.layers.ams_embedding import AmsEmbedding
-
     if images is None:
         raise ConfigError("give images, an image store, or image_embedding in its place")
     images = _by_store("images", images, stores)

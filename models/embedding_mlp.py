@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -35,6 +36,7 @@ class EmbeddingMlp(keras.Model):
         **kwargs: Arguments of `keras.Model`.
 
     Example:
+        >>> from amstf.schema import Field
         >>> schema = Schema((Field("user", "sparse", vocabulary_size=9), Field("click", "label")))
         >>> EmbeddingMlp(schema)({"user": tf.constant([3, 8])}).shape
         TensorShape([2, 1])
@@ -78,6 +80,7 @@ class EmbeddingMlp(keras.Model):
         return self.id_embedding(inputs)
 
     def get_config(self) -> dict[str, Any]:
+        """Returns the schema and the configurations of the parts."""
         return {
             "name": self.name,
             "schema": self.schema.to_json(),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Mapping, NamedTuple, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tf_keras as keras
@@ -45,7 +46,7 @@ class IdEmbedding(keras.layers.Layer):
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
-        SchemaError: If the schema has no such field, or a batch lacks a field or its shape is wrong.
+        SchemaError: If the schema has no such field, or a batch lacks a field or misshapes it.
 
     Example:
         >>> schema = Schema((
@@ -162,6 +163,7 @@ class IdEmbedding(keras.layers.Layer):
         return tf.where(known, values, tf.constant(field.num_ids, tf.int64))
 
     def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "schema": self.schema.to_json(),
@@ -172,6 +174,7 @@ class IdEmbedding(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> IdEmbedding:
+        """Makes the layer that `get_config` described, without its weights."""
         return cls(**{**config, "schema": Schema.from_json(config["schema"])})
 
 

@@ -1,6 +1,6 @@
 """What several tests of layers and models need."""
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf

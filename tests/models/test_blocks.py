@@ -42,7 +42,9 @@ def test_mlp_gradients():
     mlp = Mlp((6, 3))
     inputs = tf.random.stateless_normal([20, 4], [1, 2])
     mlp(inputs)
-    assert_gradients_match(lambda: tf.reduce_mean((mlp(inputs) - 1.0) ** 2), mlp.trainable_variables)
+    assert_gradients_match(
+        lambda: tf.reduce_mean((mlp(inputs) - 1.0) ** 2), mlp.trainable_variables
+    )
 
 
 def test_mlp_layers_of_one_shape_start_different():
