@@ -101,7 +101,7 @@ def build_library() -> None:
     ]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(run, commands))
-    # Linked beside its place and then renamed: a process that has the old one mapped keeps it whole.
+    # Linked beside its place, then renamed: a process that has the old one mapped keeps it.
     linked = LIBRARY.with_suffix(".so.new")
     inputs = [str(built) for built in objects.values()]
     run([cxx, "-shared", "-o", str(linked), *inputs, *tf.sysconfig.get_link_flags(), "-pthread"])

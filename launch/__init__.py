@@ -6,6 +6,8 @@ What the environment already says is kept; `AMSTF_VERBOSE=1` keeps TensorFlow's 
 
 import logging
 import os
+import sys
+import types
 
 
 def _quiet_tensorflow() -> None:
@@ -18,4 +20,15 @@ def _quiet_tensorflow() -> None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
+def _say_interrupted(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    """Keeps ctrl-C during the seconds of TensorFlow's import, before `program.run`, to one line."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr, flush=True)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 _quiet_tensorflow()
+sys.excepthook = _say_interrupted

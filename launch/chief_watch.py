@@ -1,0 +1,155 @@
+"""Waits for the chief of a local cluster, and says what happens to it and to the others meanwhile."""
+
+import contextlib
+import os
+import pathlib
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Self
+
+from launch import child
+
+Task = tuple[str, int]
+# SIGHUP (the terminal was closed) is passed on as SIGTERM: the chief should end, as for the others.
+_FORWARDED = {
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGHUP: signal.SIGTERM,
+}
+
+
+class ChiefWatch:
+    """Waits for a chief, forwards signals to it, reports workers and servers that die.
+
+    Args:
+      others: the workers and servers.
+      log_path: the log file of a task.
+      say: prints one line.
+      grace: seconds that the chief has to end once it is interrupted or its cluster is lost.
+    """
+
+    def __init__(
+        self,
+        others: Mapping[Task, subprocess.Popen],
+        log_path: Callable[[str, int], pathlib.Path],
+        say: Callable[[str], None],
+        grace: float,
+    ):
+        self._chief: subprocess.Popen | None = None
+        self._others = dict(others)
+        self._log_path = log_path
+        self._say = say
+        self._grace = grace
+        self._must_end_by: float | None = None
+        self._why = ""
+        self._signal: int | None = None
+
+    @contextlib.contextmanager
+    def forwarded_signals(self) -> Iterator[None]:
+        """While it is open, signals that end a program go to the chief instead of here."""
+        before = {number: signal.signal(number, self._forward) for number in _FORWARDED}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def wait(self, chief: subprocess.Popen, timeout: float | None) -> int:
+        """Waits until the chief has left.
+
+        Args:
+          chief: the running chief.
+          timeout: seconds after which it is killed; None: no limit.
+
+        Returns:
+          Its exit code; 128 + n if signal n ended it, or a signal that was passed on to it.
+
+        Raises:
+          TimeoutError: it ran longer than `timeout`.
+        """
+        give_up = None if timeout is None else time.monotonic() + timeout
+        self._chief = chief
+        if self._signal is not None:  # It came while the chief was being started.
+            chief.send_signal(self._signal)
+        with _Ends([chief, *self._others.values()]) as ends:
+            while chief.poll() is None:
+                now = time.monotonic()
+                if give_up is not None and now >= give_up:
+                    _kill(chief)
+                    raise TimeoutError(f"the chief did not end within {timeout:g} s; killed")
+                if self._must_end_by is not None and now >= self._must_end_by:
+                    self._say(
+                        f"the chief did not end within {self._grace:g} s ({self._why}): killed"
+                    )
+                    _kill(chief)
+                    break
+                self._report_ends()
+                # A signal handler may set a deadline while this waits: so never wait long.
+                ends.wait(0.5)
+        code = chief.returncode
+        if self._signal is not None and code < 0:
+            return 128 + self._signal
+        return 128 - code if code < 0 else code
+
+    def _forward(self, number: int, frame: object) -> None:
+        del frame
+        self._signal = _FORWARDED[signal.Signals(number)]
+        self._set_deadline(f"after {signal.Signals(number).name}")
+        if self._chief is not None:
+            self._chief.send_signal(self._signal)
+
+    def _report_ends(self) -> None:
+        for task, process in list(self._others.items()):
+            if process.poll() is not None:
+                del self._others[task]
+                self._report(task, process)
+
+    def _report(self, task: Task, process: subprocess.Popen) -> None:
+        role, index = task
+        ended = f"{role} {index} died ({child.describe_end(process)}), log: "
+        ended += str(self._log_path(role, index))
+        if role == "ps":
+            self._say(
+                f"error: {ended}; its variables are gone and the chief cannot go on. Run the same "
+                "command again to continue from the last checkpoint"
+            )
+            self._set_deadline(f"ps {index} died")
+        elif any(other == "worker" for other, _ in self._others):
+            self._say(f"warning: {ended}; the other workers go on")
+        else:
+            self._say(f"error: {ended}; it was the last worker. Run the same command again")
+            self._set_deadline("the last worker died")
+
+    def _set_deadline(self, why: str) -> None:
+        if self._must_end_by is None:
+            self._must_end_by, self._why = time.monotonic() + self._grace, why
+
+
+def _kill(process: subprocess.Popen) -> None:
+    process.kill()
+    process.wait()
+
+
+class _Ends:
+    """Wakes up when one of some processes ends."""
+
+    def __init__(self, processes: list[subprocess.Popen]):
+        self._poll = select.poll()
+        running = [process for process in processes if process.returncode is None]
+        self._files = [os.pidfd_open(process.pid) for process in running]
+        for file in self._files:
+            self._poll.register(file, select.POLLIN)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for file in self._files:
+            os.close(file)
+
+    def wait(self, seconds: float) -> None:
+        for file, _ in self._poll.poll(seconds * 1000):
+            self._poll.unregister(file)
