@@ -109,9 +109,10 @@ def summary(directory: str) -> str:
         lines += ["", f"  {name}: {len(store):,} of {store.width} features, {store.dtype}"]
     best = info.get("best_reachable", {})
     for part in (name for name in best if name.startswith("test")):
+        measures = [f"{m.upper()} {best[part][m]:.4f}" for m in ("auc", "gauc") if m in best[part]]
         lines.append(
-            f"  best reachable on {part}: AUC {best[part].get('auc', float('nan')):.4f}, "
-            f"GAUC {best[part].get('gauc', float('nan')):.4f} ({best[part]['impressions']:,} samples)"
+            f"  best reachable on {part} ({best[part]['impressions']:,} samples): "
+            f"{', '.join(measures) or 'one class only'}"
         )
     lines += ["", f"  next: python -m launch.train --dataset={directory} --model=dicm --out=RUN"]
     return "\n".join(lines)
