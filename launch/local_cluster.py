@@ -115,6 +115,8 @@ class LocalCluster:
         environment["PYTHONPATH"] = os.pathsep.join(
             filter(None, [str(_ROOT), environment.get("PYTHONPATH")])
         )
+        if role != "chief" and environment.get("TF_CPP_MIN_LOG_LEVEL") == "3":
+            environment["TF_CPP_MIN_LOG_LEVEL"] = "1"  # The terminal is quiet, a log need not be.
         environment["TF_CONFIG"] = self.tf_config(role, index)
         return environment
 
