@@ -1,0 +1,5 @@
+"""Keras layers."""
+
+from amstf.layers.ams_embedding import AmsEmbedding
+
+__all__ = ["AmsEmbedding"]

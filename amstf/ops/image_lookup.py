@@ -79,7 +79,7 @@ def image_lookup(
         missing: What an id that the store lacks does: "error" or "zeros".
 
     Returns:
-        Features, float32 [n, F], and the number of ids that the store lacks, int64 scalar.
+        Features, float32 [n, F], and whether the store holds each id, bool [n].
 
     Raises:
         tf.errors.NotFoundError: Under "error", naming some of the ids.
@@ -87,7 +87,7 @@ def image_lookup(
     if missing not in MISSING_POLICIES:
         raise ValueError(f"missing is {missing!r}; use one of {', '.join(MISSING_POLICIES)}")
     outputs = load_library().ams_image_lookup(handle=store, ids=ids, missing=missing)
-    return outputs.features, outputs.num_missing
+    return outputs.features, outputs.found
 
 
 def image_store_counters(store: tf.Tensor) -> tf.Tensor:

@@ -92,42 +92,33 @@ class ImageStoreOp : public tensorflow::ResourceOpKernel<ImageStoreResource> {
   ImageStoreOptions options_;
 };
 
-// What the shards of one lookup have in common.
-class LookupOutcome {
+// The first error of the shards of one lookup.
+class SharedStatus {
  public:
-  void Add(const absl::Status& status, const std::vector<int64_t>& missing) {
+  void Update(const absl::Status& status) {
     absl::MutexLock lock(&mutex_);
     status_.Update(status);
-    missing_.insert(missing_.end(), missing.begin(), missing.end());
   }
-  // Called when all shards are done.
-  absl::Status status() {
+  absl::Status Get() {
     absl::MutexLock lock(&mutex_);
     return status_;
-  }
-  std::vector<int64_t> missing() {
-    absl::MutexLock lock(&mutex_);
-    std::sort(missing_.begin(), missing_.end());
-    return missing_;
   }
 
  private:
   absl::Mutex mutex_;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
-  std::vector<int64_t> missing_ ABSL_GUARDED_BY(mutex_);
 };
 
 absl::Status MissingImages(const ImageStore& store, absl::Span<const int64_t> ids,
-                           const std::vector<int64_t>& missing) {
+                           const bool* found, int64_t num_missing) {
   std::vector<int64_t> named;
-  for (int64_t position : missing) {
-    if (std::find(named.begin(), named.end(), ids[position]) != named.end()) continue;
-    if (named.size() == kIdsInMessage) break;
-    named.push_back(ids[position]);
+  for (size_t i = 0; i < ids.size() && named.size() < kIdsInMessage; ++i) {
+    const bool is_new = std::find(named.begin(), named.end(), ids[i]) == named.end();
+    if (ids[i] >= 0 && !found[i] && is_new) named.push_back(ids[i]);
   }
   return absl::NotFoundError(absl::StrCat(
-      missing.size(), " of ", ids.size(), " image ids are not in the ", store.DebugString(), ": ",
-      absl::StrJoin(named, ", "), missing.size() > named.size() ? ", ..." : "",
+      num_missing, " of ", ids.size(), " image ids are not in the ", store.DebugString(), ": ",
+      absl::StrJoin(named, ", "), num_missing > static_cast<int64_t>(named.size()) ? ", ..." : "",
       "; add these images to the store, or set missing='zeros'"));
 }
 
@@ -151,33 +142,31 @@ class ImageLookupOp : public OpKernel {
                                                         ids_tensor.shape().DebugString())));
     const int64_t count = ids_tensor.NumElements();
     const absl::Span<const int64_t> ids(ids_tensor.flat<int64_t>().data(), count);
-    Tensor* features = nullptr;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, {count, store.width()}, &features));
-    float* out = features->flat<float>().data();
+    Tensor* features_tensor = nullptr;
+    Tensor* found_tensor = nullptr;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, {count, store.width()}, &features_tensor));
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(1, {count}, &found_tensor));
+    float* features = features_tensor->flat<float>().data();
+    bool* found = found_tensor->flat<bool>().data();
 
-    LookupOutcome outcome;
+    SharedStatus status;
     const auto& threads = *ctx->device()->tensorflow_cpu_worker_threads();
     tensorflow::Shard(threads.num_threads, threads.workers, count, store.width() * 2,
                       [&](int64_t begin, int64_t end) {
-                        std::vector<int64_t> missing;
-                        const absl::Status status =
-                            store.Gather(ids.subspan(begin, end - begin),
-                                         out + begin * store.width(), &missing);
-                        for (int64_t& position : missing) position += begin;
-                        outcome.Add(status, missing);
+                        status.Update(store.Gather(ids.subspan(begin, end - begin),
+                                                   features + begin * store.width(),
+                                                   found + begin));
                       });
-    OP_REQUIRES_OK(ctx, outcome.status());
-    const std::vector<int64_t> missing = outcome.missing();
+    OP_REQUIRES_OK(ctx, status.Get());
     const int64_t asked =
-        count - std::count_if(ids.begin(), ids.end(), [](int64_t id) { return id < 0; });
-    resource->Count(asked, missing.size(),
+        std::count_if(ids.begin(), ids.end(), [](int64_t id) { return id >= 0; });
+    const int64_t missing = asked - std::count(found, found + count, true);
+    resource->Count(asked, missing,
                     std::chrono::duration_cast<std::chrono::nanoseconds>(
                         std::chrono::steady_clock::now() - start)
                         .count());
-    OP_REQUIRES(ctx, missing.empty() || !fail_if_missing_, MissingImages(store, ids, missing));
-    Tensor* num_missing = nullptr;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(1, {}, &num_missing));
-    num_missing->scalar<int64_t>()() = missing.size();
+    OP_REQUIRES(ctx, missing == 0 || !fail_if_missing_,
+                MissingImages(store, ids, found, missing));
   }
 
  private:

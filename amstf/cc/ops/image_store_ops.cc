@@ -55,7 +55,7 @@ REGISTER_OP("AmsImageLookup")
     .Input("handle: resource")
     .Input("ids: int64")
     .Output("features: float")
-    .Output("num_missing: int64")
+    .Output("found: bool")
     .Attr("missing: {'error', 'zeros'} = 'error'")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) {
@@ -67,7 +67,7 @@ REGISTER_OP("AmsImageLookup")
         width = c->Dim((*store)[0].shape, 1);
       }
       c->set_output(0, c->MakeShape({c->Dim(ids, 0), width}));
-      c->set_output(1, c->Scalar());
+      c->set_output(1, c->Vector(c->Dim(ids, 0)));
       return absl::OkStatus();
     })
     .Doc(R"doc(
@@ -76,7 +76,7 @@ Reads the raw features of images from a store.
 handle: the store.
 ids: image ids [n]; a negative id means "no image" and gives zeros.
 features: [n, F].
-num_missing: how many of the ids the store lacks.
+found: [n], whether the store holds the id; where it does not, the features are zeros.
 missing: what an id that the store lacks does: fail with NotFound, or give zeros.
 )doc");
 

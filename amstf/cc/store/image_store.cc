@@ -94,8 +94,7 @@ absl::Status ImageStore::AddFile(const StoreFile& file) {
   return absl::OkStatus();
 }
 
-absl::Status ImageStore::Gather(absl::Span<const int64_t> ids, float* out,
-                                std::vector<int64_t>* missing) const {
+absl::Status ImageStore::Gather(absl::Span<const int64_t> ids, float* out, bool* found) const {
   for (size_t i = 0; i < ids.size(); ++i, out += options_.width) {
     const int64_t id = ids[i];
     if (id >= 0) {
@@ -104,16 +103,17 @@ absl::Status ImageStore::Gather(absl::Span<const int64_t> ids, float* out,
             "image id ", id, " belongs to server ", ServerOfId(id, options_.num_servers), " of ",
             options_.num_servers, ", server ", options_.server, " was asked"));
       }
-      const auto found = rows_.find(id);
-      if (found != rows_.end()) {
-        if (!CopyRow(options_.type, found->second, options_.width, out)) {
+      const auto row = rows_.find(id);
+      if (row != rows_.end()) {
+        if (!CopyRow(options_.type, row->second, options_.width, out)) {
           return absl::DataLossError(absl::StrCat("the features of image id ", id, " in ",
                                                   DebugString(), " are not all finite numbers"));
         }
+        found[i] = true;
         continue;
       }
-      missing->push_back(i);
     }
+    found[i] = false;
     std::memset(out, 0, options_.width * sizeof(float));
   }
   return absl::OkStatus();

@@ -57,11 +57,10 @@ class ImageStore {
   int64_t num_images() const { return rows_.size(); }
   int64_t width() const { return options_.width; }
 
-  // Copies the features of ids[i] to out + i * width, for each i. A negative id (no image) and an
-  // id that the store lacks give zeros; the positions of the latter are appended to `missing`.
+  // Copies the features of ids[i] to out + i * width and sets found[i], for each i. A negative id
+  // (no image) and an id that the store lacks give zeros and false.
   // InvalidArgument if an id belongs to another server, DataLoss if a feature is not finite.
-  absl::Status Gather(absl::Span<const int64_t> ids, float* out,
-                      std::vector<int64_t>* missing) const;
+  absl::Status Gather(absl::Span<const int64_t> ids, float* out, bool* found) const;
 
   // One line for people: the files and what was opened of them.
   std::string DebugString() const;

@@ -1,0 +1,142 @@
+"""The Keras layer that turns image ids into trainable image embeddings."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+import tensorflow as tf
+import tf_keras as keras
+
+from amstf.errors import ConfigError
+from amstf.layers.placements import TablePlacement, current_placement
+from amstf.ops import MISSING_POLICIES
+from amstf.store import ImageStore
+
+
+@keras.saving.register_keras_serializable(package="amstf")
+class AmsEmbedding(keras.layers.Layer):
+    """Embeds images by id: looks up their raw features and runs the embedding model E on them.
+
+    Each distinct image of a step is looked up and embedded once. Where that happens is decided by the
+    strategy in whose scope the layer is made: in this process without one, on the servers that hold the
+    images under `AdvancedModelServerStrategy` (arXiv 1711.06505, section 4).
+
+    Args:
+        store: The image store.
+        embedding_model: E, a Keras model or layer, [n, F] float32 -> [n, D].
+        missing: What an image that the store lacks does: "error", or "zeros" (its embedding is zeros).
+
+    Inputs:
+        Image ids, int64 of any shape [...], dense or ragged; a negative id means "no image".
+
+    Returns:
+        [..., D] float32; zeros where there is no image.
+
+    Raises:
+        ConfigError: If E takes another width than the store has, or `missing` is unknown.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from amstf.store import ImageStoreWriter
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "images.h5")
+        >>> with ImageStoreWriter(path, width=2) as writer:
+        ...     writer.write([7, 3], [[1.0, 2.0], [3.0, 4.0]])
+        >>> sum_of_features = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+        >>> layer = AmsEmbedding(ImageStore.open(path), sum_of_features)
+        >>> layer(tf.constant([[3, -1], [7, 7]], tf.int64)).numpy()[..., 0].tolist()
+        [[7.0, 0.0], [3.0, 3.0]]
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        embedding_model: keras.layers.Layer,
+        missing: str = "error",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if missing not in MISSING_POLICIES:
+            raise ConfigError(f"missing is {missing!r}; use one of {', '.join(MISSING_POLICIES)}")
+        self.store = store
+        self.embedding_model = embedding_model
+        self.missing = missing
+        self._placement = current_placement()
+        self._table: list[tf.Variable] = []
+
+    def build(self, input_shape: Any) -> None:
+        """Builds E for the width of the store."""
+        if self.embedding_model.built:
+            wanted = _input_width(self.embedding_model)
+            if wanted not in (None, self.store.width):
+                raise ConfigError(
+                    f"the embedding model takes {wanted} features an image, but {self.store} holds "
+                    f"{self.store.width}; give a store or an embedding model of the other's width"
+                )
+        else:
+            self.embedding_model.build(tf.TensorShape([None, self.store.width]))
+        self.embedding_width = int(
+            self.embedding_model.compute_output_shape((None, self.store.width))[-1]
+        )
+        super().build(input_shape)
+
+    def call(self, ids: tf.Tensor | tf.RaggedTensor, training: bool | None = None) -> Any:
+        """Embeds ids of any shape."""
+        if isinstance(ids, tf.RaggedTensor):
+            return ids.with_flat_values(self._embed(ids.flat_values, training))
+        return self._embed(ids, training)
+
+    def _embed(self, ids: tf.Tensor, training: bool | None) -> tf.Tensor:
+        ids = tf.convert_to_tensor(ids, tf.int64)
+        flat = tf.maximum(tf.reshape(ids, [-1]), -1)
+        # "No image" goes first, so that it is entry 0 of the distinct ids whatever the batch.
+        distinct, positions = tf.unique(tf.concat([tf.constant([-1], tf.int64), flat], 0))
+        embeddings = self._placement.embed(
+            distinct[1:], self.store, self.embedding_model, self.missing, training
+        )
+        no_image = tf.zeros([1, self.embedding_width], embeddings.dtype)
+        rows = tf.gather(tf.concat([no_image, embeddings], 0), positions[1:])
+        output = tf.reshape(rows, tf.concat([tf.shape(ids), [self.embedding_width]], 0))
+        return tf.ensure_shape(output, ids.shape.concatenate([self.embedding_width]))
+
+    def embed_features(self, features: tf.Tensor) -> tf.Tensor:
+        """Runs E on raw features [n, F] that are not in the store: an image that is new."""
+        return self.embedding_model(features, training=False)
+
+    def use_table(self, ids: Any, embeddings: Any) -> None:
+        """Makes the layer read embeddings computed beforehand instead of running E.
+
+        For serving: what is traced afterwards holds stock TensorFlow ops only.
+
+        Args:
+            ids: Image ids in ascending order, int64 [n].
+            embeddings: Their embeddings, float32 [n, D].
+        """
+        self._table = [
+            tf.Variable(values, trainable=False, name=f"{self.name}/{name}")
+            for name, values in (("image_ids", ids), ("image_embeddings", embeddings))
+        ]
+        self._placement = TablePlacement(*self._table)
+
+    def get_config(self) -> dict[str, Any]:
+        """Configuration; the store is named by its files."""
+        return {
+            **super().get_config(),
+            "store": self.store.paths,
+            "embedding_model": keras.saving.serialize_keras_object(self.embedding_model),
+            "missing": self.missing,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> AmsEmbedding:
+        """Makes the layer again; opens the store."""
+        config = dict(config)
+        store = ImageStore.open(config.pop("store"))
+        model = keras.saving.deserialize_keras_object(config.pop("embedding_model"))
+        return cls(store, model, **config)
+
+
+def _input_width(embedding_model: keras.layers.Layer) -> int | None:
+    shape = getattr(embedding_model, "input_shape", None)
+    if shape is None and embedding_model.weights:
+        shape = embedding_model.weights[0].shape[:1]
+    return None if shape is None else shape[-1]

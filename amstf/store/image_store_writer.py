@@ -1,0 +1,199 @@
+"""Writes image stores: streaming, with bounded memory, and whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import types
+from typing import Any, Mapping
+
+import h5py
+import numpy as np
+
+from amstf.errors import StoreError
+from amstf.store import hdf5_layout
+from amstf.store.buckets import NUM_BUCKETS, bucket_of
+
+_COPY_BYTES = 64 << 20  # Rows are reordered in pieces of this size: the memory of a write.
+_PAGE = 4096
+
+
+class ImageStoreWriter:
+    """Writes the raw features of images into one or several HDF5 files.
+
+    Rows arrive in any order and number. They go to a scratch file first and are put in order of
+    bucket and id when the writer is closed, so that a server's rows lie together. The files appear
+    under their names only when they are complete; a writer that is left by an exception leaves
+    nothing behind.
+
+    Args:
+        path: The file to write, ending in ".h5". With several files "images.h5" becomes
+            "images-00000-of-00004.h5" and so on.
+        width: Features of an image (F).
+        dtype: Stored type, "float32" or "float16".
+        num_files: Files to spread the 1,024 buckets over.
+        attributes: How the features were made (backbone, layer, ...); stored in each file.
+
+    Raises:
+        StoreError: If an argument makes no sense.
+
+    Example:
+        >>> import tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "images.h5")
+        >>> with ImageStoreWriter(path, width=2) as writer:
+        ...     writer.write([7, 3], [[1.0, 2.0], [3.0, 4.0]])
+        >>> path.exists()
+        True
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        width: int,
+        dtype: str = "float32",
+        num_files: int = 1,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._path = pathlib.Path(path)
+        if self._path.suffix not in (".h5", ".hdf5"):
+            raise StoreError(f"path must end in .h5, got {self._path}")
+        if width < 1:
+            raise StoreError(f"width must be at least 1, got {width}")
+        if dtype not in ("float32", "float16"):
+            raise StoreError(f"dtype is {dtype!r}; use 'float32' or 'float16'")
+        if not 1 <= num_files <= NUM_BUCKETS:
+            raise StoreError(f"num_files must be 1 to {NUM_BUCKETS}, got {num_files}")
+        self._width = width
+        self._dtype = np.dtype(dtype)
+        self._num_files = num_files
+        self._attributes = dict(attributes or {})
+        self._ids: list[np.ndarray] = []
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._scratch_path = self._path.with_name(f".{self._path.name}.{os.getpid()}.scratch")
+        self._scratch = open(self._scratch_path, "wb")  # noqa: SIM115 - closed in close/discard
+
+    def __enter__(self) -> ImageStoreWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+    def write(self, ids: Any, features: Any) -> None:
+        """Adds images.
+
+        Args:
+            ids: Whole numbers [n], not negative, each at most once in the whole store.
+            features: Finite floats [n, F].
+
+        Raises:
+            StoreError: Naming the id, if a value cannot be stored.
+        """
+        ids = np.asarray(ids)
+        if ids.size == 0:
+            ids = ids.astype(np.int64).reshape(-1)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise StoreError(f"ids must be whole numbers [n], got {ids.dtype} {list(ids.shape)}")
+        ids = ids.astype(np.int64)
+        if ids.size and ids.min() < 0:
+            raise StoreError(f"image ids must not be negative, got {ids.min()}")
+        features = np.asarray(features)
+        if features.size == 0 and ids.size == 0:
+            return
+        if features.shape != (len(ids), self._width):
+            raise StoreError(
+                f"features have shape {list(features.shape)}, wanted [{len(ids)}, {self._width}]: "
+                f"one row of {self._width} for each id"
+            )
+        finite = np.isfinite(features).all(axis=1)
+        if not finite.all():
+            raise StoreError(
+                f"the features of image id {ids[~finite][0]} are not all finite numbers"
+            )
+        with np.errstate(over="ignore"):
+            stored = np.ascontiguousarray(features, dtype=self._dtype)
+        too_large = ~np.isfinite(stored).all(axis=1)
+        if too_large.any():
+            raise StoreError(
+                f"image id {ids[too_large][0]} has a feature beyond the range of {self._dtype}; "
+                "scale the features or use dtype='float32'"
+            )
+        self._ids.append(ids)
+        self._scratch.write(stored.data)
+
+    def close(self) -> None:
+        """Puts the rows in order and writes the files.
+
+        Raises:
+            StoreError: If an id was written twice.
+        """
+        try:
+            self._scratch.close()
+            ids = np.concatenate(self._ids) if self._ids else np.empty(0, np.int64)
+            unique, counts = np.unique(ids, return_counts=True)
+            if len(unique) < len(ids):
+                doubles = unique[counts > 1]
+                raise StoreError(
+                    f"{len(doubles)} image ids were written twice, among them "
+                    f"{', '.join(map(str, doubles[:8]))}"
+                )
+            self._write_files(ids)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Gives up: removes the scratch file and writes no store."""
+        self._scratch.close()
+        self._scratch_path.unlink(missing_ok=True)
+
+    def _paths(self) -> list[pathlib.Path]:
+        if self._num_files == 1:
+            return [self._path]
+        return [
+            self._path.with_name(
+                f"{self._path.stem}-{i:05d}-of-{self._num_files:05d}{self._path.suffix}"
+            )
+            for i in range(self._num_files)
+        ]
+
+    def _write_files(self, ids: np.ndarray) -> None:
+        scratch = np.empty((0, self._width), self._dtype)
+        if len(ids):
+            scratch = np.memmap(
+                self._scratch_path, self._dtype, mode="r", shape=(len(ids), self._width)
+            )
+        buckets = bucket_of(ids)
+        order = np.lexsort((ids, buckets))
+        files = buckets[order] * self._num_files // NUM_BUCKETS
+        partial = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in self._paths()]
+        try:
+            for index, path in enumerate(partial):
+                self._write_file(path, ids, order[files == index], scratch)
+            for path, name in zip(partial, self._paths(), strict=True):
+                os.replace(path, name)
+        finally:
+            for path in partial:
+                path.unlink(missing_ok=True)
+
+    def _write_file(
+        self, path: pathlib.Path, ids: np.ndarray, rows: np.ndarray, scratch: np.ndarray
+    ) -> None:
+        # Whole pages: a row of 4,096 features then touches no page of its neighbours.
+        with h5py.File(path, "w", alignment_threshold=_PAGE, alignment_interval=_PAGE) as file:
+            file.attrs["amstf_image_store"] = 1
+            for name, value in self._attributes.items():
+                file.attrs[name] = value
+            file.create_dataset(hdf5_layout.IDS, data=ids[rows], dtype="<i8")
+            features = file.create_dataset(
+                hdf5_layout.FEATURES, (len(rows), self._width), self._dtype.newbyteorder("<")
+            )
+            step = max(1, _COPY_BYTES // (self._width * self._dtype.itemsize))
+            for begin in range(0, len(rows), step):
+                features[begin : begin + step] = scratch[rows[begin : begin + step]]

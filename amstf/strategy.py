@@ -1,0 +1,123 @@
+"""The strategy of a cluster whose parameter servers hold and embed images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from amstf import ops
+from amstf.config import AmsConfig
+from amstf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from amstf.store import ImageStore
+
+
+class ModelServers:
+    """The servers that hold images, as the layers of a program see them.
+
+    Attributes:
+        config: The configuration of the strategy.
+        indices: Index of each image server in the job "ps"; position s in it is server s of S.
+    """
+
+    def __init__(self, config: AmsConfig, num_servers: int) -> None:
+        self.config = config
+        self.indices = config.image_servers or tuple(range(num_servers))
+        if max(self.indices) >= num_servers:
+            raise ConfigError(
+                f"image_servers names parameter server {max(self.indices)}, but the cluster has "
+                f"{num_servers} (0 to {num_servers - 1})"
+            )
+        self._stores: dict[tuple[str, ...], ImageStore] = {}
+        self._gpus = {
+            spec.task
+            for spec in map(
+                lambda device: tf.DeviceSpec.from_string(device.name),
+                tf.config.list_logical_devices("GPU"),
+            )
+            if spec.job == "ps"
+        }
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def storage_device(self, server: int) -> str:
+        """Device that reads the images of server s: its CPU, beside the mapped files."""
+        return f"/job:ps/replica:0/task:{self.indices[server]}/device:CPU:0"
+
+    def compute_device(self, server: int) -> str:
+        """Device that runs E on server s: its GPU where it has one."""
+        index = self.indices[server]
+        kind = "GPU" if index in self._gpus else "CPU"
+        return f"/job:ps/replica:0/task:{index}/device:{kind}:0"
+
+    def open(self, store: ImageStore, server: int) -> tf.Tensor:
+        """Handle of the share of the store that server s holds; call it on `storage_device`."""
+        self._stores[tuple(store.paths)] = store
+        return ops.image_store(
+            store.files, store.width, tf.as_dtype(store.dtype), num_servers=len(self), server=server
+        )
+
+    def counters(self) -> dict[str, Any]:
+        """Reads what each server has served, for each store; callable at any time from the chief.
+
+        Returns:
+            {"servers": [{store path: {counter: value}}, ...], "total": {counter: sum}}, counters as in
+            `amstf.ops.COUNTER_NAMES`.
+        """
+        servers: list[dict[str, dict[str, int]]] = []
+        total = dict.fromkeys(ops.COUNTER_NAMES, 0)
+        for server in range(len(self)):
+            served = {}
+            for paths, store in self._stores.items():
+                with tf.device(self.storage_device(server)):
+                    values = ops.image_store_counters(self.open(store, server))
+                served[paths[0]] = dict(
+                    zip(ops.COUNTER_NAMES, map(int, values.numpy()), strict=True)
+                )
+                for name, value in served[paths[0]].items():
+                    total[name] += value
+            servers.append(served)
+        return {"servers": servers, "total": total}
+
+
+class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):  # type: ignore[misc]
+    """Parameter servers that also hold the images and run the embedding model on them.
+
+    A `tf.distribute.ParameterServerStrategy` (arXiv 1711.06505 section 4, AMS) that knows which servers
+    hold images. Layers made in its scope find it by themselves, so a program is the usual one.
+
+    Args:
+        cluster_resolver: Names the chief, the workers ("worker") and the parameter servers ("ps"). Each
+            worker and server must have called `amstf.ops.load_library()` before its
+            `tf.distribute.Server` started; `python -m launch.server` does.
+        config: The knobs.
+        variable_partitioner: As in ParameterServerStrategy.
+
+    Raises:
+        ConfigError: If `config` names a server that the cluster lacks.
+
+    Example (needs a running cluster):
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        strategy = amstf.AdvancedModelServerStrategy(resolver, config=amstf.AmsConfig())
+        with strategy.scope():
+            model = models.Dicm(schema, images=amstf.ImageStore.open("images.h5"))
+            model.compile("adam", "binary_crossentropy")
+        model.fit(...)
+
+    Attributes:
+        ams: The image servers: their devices and counters (`strategy.ams.counters()`).
+    """
+
+    def __init__(
+        self,
+        cluster_resolver: tf.distribute.cluster_resolver.ClusterResolver,
+        config: AmsConfig | None = None,
+        variable_partitioner: Any = None,
+    ) -> None:
+        ops.load_library()
+        super().__init__(cluster_resolver, variable_partitioner=variable_partitioner)
+        num_servers = cluster_resolver.cluster_spec().num_tasks("ps")
+        self.ams = ModelServers(config or AmsConfig(), num_servers)
