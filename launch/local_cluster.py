@@ -117,6 +117,7 @@ class LocalCluster:
         )
         if role != "chief" and environment.get("TF_CPP_MIN_LOG_LEVEL") == "3":
             environment["TF_CPP_MIN_LOG_LEVEL"] = "1"  # The terminal is quiet, a log need not be.
+        environment["AMSTF_LOCAL_CLUSTER"] = "1"  # Lost workers are reported here: see ChiefWatch.
         environment["TF_CONFIG"] = self.tf_config(role, index)
         return environment
 
@@ -143,7 +144,8 @@ class LocalCluster:
         Args:
           command: the program and its arguments.
           environment: variables for the chief, on top of `environment()`.
-          stdout, stderr: as for `subprocess.Popen`; by default this process's own.
+          stdout: as for `subprocess.Popen`; by default this process's own.
+          stderr: likewise.
           timeout: seconds after which the chief is killed; None: no limit.
           interrupt_grace: seconds that the chief has to end, e.g. to keep a checkpoint, once it was
             interrupted or its cluster is lost; then it is killed.

@@ -1,4 +1,4 @@
-"""Runs the main function of a program: flags, help, quiet TensorFlow, errors as one line, exit codes.
+"""Runs the main function of a program: flags, help, one-line errors, exit codes.
 
     from launch import program
 
@@ -13,7 +13,7 @@
         program.run(main)
 
 Exit codes: 0 done, 1 an unexpected exception (with its traceback), 2 wrong input or flags (one
-line), 130 interrupted.
+line), 3 a parameter server was lost (one line), 130 interrupted.
 """
 
 import atexit
@@ -32,6 +32,7 @@ from amstf.errors import AmstfError
 
 EXIT_UNEXPECTED = 1
 EXIT_WRONG_INPUT = 2
+EXIT_LOST_SERVER = 3
 EXIT_INTERRUPTED = 130
 
 _final_code: int | None = None
@@ -53,7 +54,6 @@ def run(
 
     Example: `program.run(main, argument_names=["KIND"])` for `python -m launch.prepare synthetic`.
     """
-
     quiet_wanted = os.environ.get("AMSTF_VERBOSE", "0") in ("", "0")
 
     def guarded(arguments: list[str]) -> int:
@@ -76,7 +76,13 @@ def run(
     except (AmstfError, app.UsageError) as error:
         _say(f"error: {error}")
         _leave_now(EXIT_WRONG_INPUT)
-    except Exception:  # noqa: BLE001 - the last stop: shown in full, then the process ends
+    except Exception as error:
+        if quiet_wanted and _is_lost_server(error):
+            _say(
+                "error: the connection to a parameter server is lost, and with it the variables it "
+                "held; run the same command again to continue from the last checkpoint"
+            )
+            _leave_now(EXIT_LOST_SERVER)
         traceback.print_exc()
         _leave_now(EXIT_UNEXPECTED)
     _leave_in_order(0)
@@ -148,6 +154,11 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _is_lost_server(error: Exception) -> bool:
+    """By name, not by class: this module does not import TensorFlow."""
+    return type(error).__name__ == "UnavailableError" and "/job:ps/" in str(error)
+
+
 def _code_of(leaving: SystemExit) -> int:
     if leaving.code is None or isinstance(leaving.code, int):
         return leaving.code or 0
@@ -170,7 +181,7 @@ def _leave_now(code: int) -> NoReturn:
 
 
 def _finish() -> None:
-    """Leaves before the interpreter is torn down under TensorFlow's daemon threads (hang, abort)."""
+    """Leaves before Python is torn down under TensorFlow's daemon threads (hang, abort)."""
     if _final_code is not None:
         _leave_now(_final_code)
 
