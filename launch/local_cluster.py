@@ -110,6 +110,9 @@ class LocalCluster:
         environment = {**os.environ, **self._extra_environment}
         # Lets a lost worker or server be reported to the chief at once, as TensorFlow advises.
         environment.setdefault("GRPC_FAIL_FAST", "use_caller")
+        # gRPC would ask an HTTP proxy for loopback addresses too, and hang.
+        past_proxy = environment.get("no_grpc_proxy") or environment.get("no_proxy")
+        environment["no_grpc_proxy"] = ",".join(filter(None, [past_proxy, _HOST, "localhost"]))
         # All processes share one machine's GPUs, if it has any.
         environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         environment["PYTHONPATH"] = os.pathsep.join(

@@ -13,12 +13,14 @@
         program.run(main)
 
 Exit codes: 0 done, 1 an unexpected exception (with its traceback), 2 wrong input or flags (one
-line), 3 a parameter server was lost (one line), 130 interrupted.
+line), 3 a parameter server was lost (one line), 130 interrupted,
+143 terminated. SIGTERM arrives in `main` as a KeyboardInterrupt too, so one clean-up serves both.
 """
 
 import atexit
 import os
 import re
+import signal
 import sys
 import textwrap
 import traceback
@@ -34,8 +36,13 @@ EXIT_UNEXPECTED = 1
 EXIT_WRONG_INPUT = 2
 EXIT_LOST_SERVER = 3
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 _final_code: int | None = None
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as an exception."""
 
 
 def run(
@@ -62,6 +69,7 @@ def run(
             absl_logging.set_verbosity(absl_logging.ERROR)
         return main(arguments) or 0
 
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app.run(
             guarded,
@@ -70,6 +78,9 @@ def run(
         )
     except SystemExit as leaving:
         _leave_in_order(_code_of(leaving))
+    except _Terminated:
+        _say("terminated")
+        _leave_now(EXIT_TERMINATED)
     except KeyboardInterrupt:
         _say("interrupted")
         _leave_now(EXIT_INTERRUPTED)
@@ -103,6 +114,12 @@ def help_page(argument_names: Sequence[str] = ()) -> str:
     page += [_describe(flag) for flag in _own_flags()]
     page += ["", "AMSTF_VERBOSE=1 in the environment keeps TensorFlow's logs."]
     return "\n".join(page)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    del frame
+    signal.signal(number, signal.SIG_DFL)  # A second one ends a clean-up that hangs.
+    raise _Terminated
 
 
 def _parse(args: list[str], argument_names: Sequence[str]) -> list[str]:

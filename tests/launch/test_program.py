@@ -90,15 +90,19 @@ def test_lost_server_is_one_line_with_the_cure():
     assert "Traceback" in run("--dataset=x", "--how=lost", AMSTF_VERBOSE="1").stderr
 
 
-def test_ctrl_c_says_interrupted():
+@pytest.mark.parametrize(
+    ("number", "said", "code"),
+    [(signal.SIGINT, "interrupted\n", 130), (signal.SIGTERM, "terminated\n", 143)],
+)
+def test_signals_are_one_line(number, said, code):
     command = [sys.executable, "-m", EXAMPLE, "--dataset=x", "--how=slow"]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout.readline() == "waiting\n"
-        process.send_signal(signal.SIGINT)
-        assert process.stderr.read() == "interrupted\n"
-    assert process.returncode == 130
+        process.send_signal(number)
+        assert process.stderr.read() == said
+    assert process.returncode == code
 
 
 @pytest.mark.parametrize(
