@@ -72,9 +72,9 @@ absl::Status ImageStore::AddFile(const StoreFile& file) {
   }
   if (!RangeFits(file.ids_offset, file.rows, sizeof(int64_t), mapped.size()) ||
       !RangeFits(file.features_offset, file.rows, row_bytes, mapped.size())) {
-    return absl::DataLossError(
-        absl::StrCat(file.path, " has ", mapped.size(), " bytes, too few for ", file.rows,
-                     " images of ", options_.width, " features: the file was cut"));
+    return absl::DataLossError(absl::StrCat(file.path, " has ", mapped.size(),
+                                            " bytes, too few for ", file.rows, " images of ",
+                                            options_.width, " features: the file was cut"));
   }
   const uint8_t* ids = mapped.data() + file.ids_offset;
   const uint8_t* features = mapped.data() + file.features_offset;
