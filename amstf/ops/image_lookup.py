@@ -23,6 +23,8 @@ class StoreFile(Protocol):
     @property
     def bytes(self) -> int: ...
     @property
+    def modified(self) -> int: ...
+    @property
     def rows(self) -> int: ...
     @property
     def ids_offset(self) -> int: ...
@@ -39,6 +41,9 @@ def image_store(
 ) -> tf.Tensor:
     """Opens the store on the current device; every call for the same files gives the same store.
 
+    A file that was replaced under its name is another file once the store is opened anew; who still
+    holds the old store goes on reading the old file.
+
     The handle op is part of each function that reads, so a server that was restarted opens its
     share again by itself.
 
@@ -52,7 +57,7 @@ def image_store(
     Returns:
         Resource handle, a scalar.
     """
-    identity = repr(([(f.path, f.bytes, f.rows) for f in files], width, dtype.name))
+    identity = repr(([(f.path, f.bytes, f.modified, f.rows) for f in files], width, dtype.name))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return load_library().ams_image_store(
         paths=[f.path for f in files],

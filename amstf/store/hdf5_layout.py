@@ -14,7 +14,7 @@ from amstf.errors import StoreError
 
 IDS = "ids"
 FEATURES = "features"
-FEATURE_DTYPES = (np.dtype("<f4"), np.dtype("<f2"))
+COPIED_FROM = "amstf_copied_from"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +24,7 @@ class StoreFile:
     Attributes:
         path: Absolute path.
         bytes: Size of the file, in bytes.
+        modified: When it was last changed, nanoseconds; tells a file from one that replaces it.
         rows: Images in the file.
         width: Features of an image (F).
         dtype: Stored type of the features, numpy name.
@@ -34,6 +35,7 @@ class StoreFile:
 
     path: str
     bytes: int
+    modified: int
     rows: int
     width: int
     dtype: str
@@ -86,6 +88,13 @@ def datasets(file: h5py.File, path: pathlib.Path) -> tuple[h5py.Dataset, h5py.Da
                 "store holds 'ids' int64 [n] and 'features' float32 or float16 [n, F]"
             )
         found.append(dataset)
+    for dataset in found:
+        # HDF5 itself reads such data as zeros, silently, where the other file is short or absent.
+        if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
+            raise StoreError(
+                f"{path}: the values of {dataset.name} are in another file (external or virtual); "
+                "copy them into one file, e.g. with amstf.ImageStoreWriter"
+            )
     ids, features = found
     if ids.ndim != 1 or features.ndim != 2 or len(ids) != len(features) or features.shape[1] < 1:
         raise StoreError(
@@ -100,10 +109,14 @@ def datasets(file: h5py.File, path: pathlib.Path) -> tuple[h5py.Dataset, h5py.Da
 
 def is_mappable(ids: h5py.Dataset, features: h5py.Dataset) -> bool:
     """Whether both datasets are one plain byte range each, of the types that the op reads."""
-    if ids.dtype != np.dtype("<i8") or features.dtype not in FEATURE_DTYPES:
+    # HDF5's types, not numpy's: h5py shows a bfloat16 in the file as a float32.
+    stored = features.id.get_type()
+    if ids.id.get_type() != h5py.h5t.STD_I64LE:
+        return False
+    if stored not in (h5py.h5t.IEEE_F32LE, h5py.h5t.IEEE_F16LE) or ids.file.userblock_size:
         return False
     return len(ids) == 0 or all(
-        dataset.chunks is None and not dataset.external and dataset.id.get_offset() is not None
+        dataset.chunks is None and dataset.id.get_offset() is not None
         for dataset in (ids, features)
     )
 
@@ -119,9 +132,11 @@ def read_layout(path: pathlib.Path) -> StoreFile | None:
         if not is_mappable(ids, features):
             return None
         size = os.path.getsize(path)
+        modified = os.stat(path).st_mtime_ns
         layout = StoreFile(
             path=str(path.resolve()),
             bytes=size,
+            modified=modified,
             rows=len(ids),
             width=features.shape[1],
             dtype=features.dtype.name,
@@ -133,6 +148,21 @@ def read_layout(path: pathlib.Path) -> StoreFile | None:
     if size < wanted or size < layout.ids_offset + layout.rows * 8:
         raise StoreError(f"image store {path} was cut: {size} bytes, wanted at least {wanted}")
     return layout
+
+
+def identity(path: pathlib.Path) -> str:
+    """Tells a version of a file from others: what a mappable copy says that it was made from."""
+    status = path.stat()
+    return f"{path.name}, {status.st_size} bytes, modified {status.st_mtime_ns}"
+
+
+def copied_from(path: pathlib.Path) -> str | None:
+    """Identity of the file that a mappable copy was made from; None if it is absent or no copy."""
+    try:
+        with h5py.File(path, "r") as file:
+            return file.attrs.get(COPIED_FROM)
+    except OSError:
+        return None
 
 
 def features_bytes(dtype: str) -> int:

@@ -29,7 +29,7 @@ class ImageStore:
     op `amstf.ops.image_lookup` reads rows from mapped memory; `read` is the same in plain numpy.
 
     A file whose datasets are chunked, compressed or of another type than float32 or float16 is
-    copied once, beside it, to `NAME.mappable.h5`, and the copy is used as long as it is newer.
+    copied once, beside it, to `NAME.mappable.h5`, and again when it has changed since.
 
     Attributes:
         files: The files and where their datasets lie.
@@ -181,12 +181,17 @@ def _expand(paths: Paths) -> list[pathlib.Path]:
         if not len(paths):
             raise StoreError("paths is empty; name at least one HDF5 file")
         return [pathlib.Path(path) for path in paths]
-    if glob.has_magic(str(paths)):
-        found = sorted(glob.glob(str(paths)))
+    if glob.has_magic(str(paths)) and not os.path.exists(paths):
+        found = [pathlib.Path(path) for path in sorted(glob.glob(str(paths)))]
         if not found:
             raise StoreError(f"no file matches {paths}")
-        return [pathlib.Path(path) for path in found]
+        copies = {_copy_of(path) for path in found}
+        return [path for path in found if path not in copies]
     return [pathlib.Path(paths)]
+
+
+def _copy_of(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(path.stem + ".mappable.h5")
 
 
 def _mappable(path: str | os.PathLike[str]) -> StoreFile:
@@ -195,8 +200,8 @@ def _mappable(path: str | os.PathLike[str]) -> StoreFile:
     layout = hdf5_layout.read_layout(path)
     if layout is not None:
         return layout
-    copy = path.with_name(path.stem + ".mappable.h5")
-    if not copy.exists() or copy.stat().st_mtime_ns < path.stat().st_mtime_ns:
+    copy = _copy_of(path)
+    if hdf5_layout.copied_from(copy) != hdf5_layout.identity(path):
         _LOG.warning("%s cannot be mapped as it is (chunked, compressed or another type); "
                      "copying it once to %s", path, copy)  # fmt: skip
         try:
@@ -214,6 +219,7 @@ def _copy_mappable(path: pathlib.Path, copy: pathlib.Path) -> None:
         ids, features = hdf5_layout.datasets(file, path)
         dtype = "float16" if features.dtype == np.float16 else "float32"
         step = max(1, _BLOCK_BYTES // (features.shape[1] * 8))
-        with ImageStoreWriter(copy, features.shape[1], dtype, attributes=file.attrs) as writer:
+        attributes = {**file.attrs, hdf5_layout.COPIED_FROM: hdf5_layout.identity(path)}
+        with ImageStoreWriter(copy, features.shape[1], dtype, attributes=attributes) as writer:
             for begin in range(0, len(ids), step):
                 writer.write(ids[begin : begin + step], features[begin : begin + step])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import tempfile
 import types
 from typing import Any, Mapping
 
@@ -21,10 +22,10 @@ _PAGE = 4096
 class ImageStoreWriter:
     """Writes the raw features of images into one or several HDF5 files.
 
-    Rows arrive in any order and number. They go to a scratch file first and are put in order of
-    bucket and id when the writer is closed, so that a server's rows lie together. The files appear
-    under their names only when they are complete; a writer that is left by an exception leaves
-    nothing behind.
+    Rows arrive in any order and number. They go to a nameless scratch file first and are put in
+    order of bucket and id when the writer is closed, so that a server's rows lie together. The files
+    appear under their names only when they are complete; a writer that is left by an exception, or
+    whose process is killed while it writes rows, leaves nothing behind.
 
     Args:
         path: The file to write, ending in ".h5". With several files "images.h5" becomes
@@ -68,9 +69,10 @@ class ImageStoreWriter:
         self._num_files = num_files
         self._attributes = dict(attributes or {})
         self._ids: list[np.ndarray] = []
+        _refuse_unstorable(self._attributes)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._scratch_path = self._path.with_name(f".{self._path.name}.{os.getpid()}.scratch")
-        self._scratch = open(self._scratch_path, "wb")  # noqa: SIM115 - closed in close/discard
+        # Beside the store, not in /tmp, which may be small.
+        self._scratch = tempfile.TemporaryFile(dir=self._path.parent)  # noqa: SIM115
 
     def __enter__(self) -> ImageStoreWriter:
         return self
@@ -96,6 +98,8 @@ class ImageStoreWriter:
         Raises:
             StoreError: Naming the id, if a value cannot be stored.
         """
+        if self._scratch.closed:
+            raise StoreError(f"the writer of {self._path} is closed; open another one")
         ids = np.asarray(ids)
         if ids.size == 0:
             ids = ids.astype(np.int64).reshape(-1)
@@ -112,6 +116,8 @@ class ImageStoreWriter:
                 f"features have shape {list(features.shape)}, wanted [{len(ids)}, {self._width}]: "
                 f"one row of {self._width} for each id"
             )
+        if features.dtype.kind not in "fiu":
+            raise StoreError(f"features must be real numbers, got {features.dtype}")
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
             raise StoreError(
@@ -129,13 +135,15 @@ class ImageStoreWriter:
         self._scratch.write(stored.data)
 
     def close(self) -> None:
-        """Puts the rows in order and writes the files.
+        """Puts the rows in order and writes the files; closing again does nothing.
 
         Raises:
             StoreError: If an id was written twice.
         """
+        if self._scratch.closed:
+            return
         try:
-            self._scratch.close()
+            self._scratch.flush()
             ids = np.concatenate(self._ids) if self._ids else np.empty(0, np.int64)
             unique, counts = np.unique(ids, return_counts=True)
             if len(unique) < len(ids):
@@ -149,9 +157,8 @@ class ImageStoreWriter:
             self.discard()
 
     def discard(self) -> None:
-        """Gives up: removes the scratch file and writes no store."""
+        """Gives up: drops the rows and writes no store."""
         self._scratch.close()
-        self._scratch_path.unlink(missing_ok=True)
 
     def _paths(self) -> list[pathlib.Path]:
         if self._num_files == 1:
@@ -166,9 +173,7 @@ class ImageStoreWriter:
     def _write_files(self, ids: np.ndarray) -> None:
         scratch = np.empty((0, self._width), self._dtype)
         if len(ids):
-            scratch = np.memmap(
-                self._scratch_path, self._dtype, mode="r", shape=(len(ids), self._width)
-            )
+            scratch = np.memmap(self._scratch, self._dtype, mode="r", shape=(len(ids), self._width))
         buckets = bucket_of(ids)
         order = np.lexsort((ids, buckets))
         files = buckets[order] * self._num_files // NUM_BUCKETS
@@ -197,3 +202,16 @@ class ImageStoreWriter:
             step = max(1, _COPY_BYTES // (self._width * self._dtype.itemsize))
             for begin in range(0, len(rows), step):
                 features[begin : begin + step] = scratch[rows[begin : begin + step]]
+
+
+def _refuse_unstorable(attributes: Mapping[str, Any]) -> None:
+    """Tries the attributes in memory: HDF5's refusal would come only after all rows are written."""
+    with h5py.File("attributes", "w", driver="core", backing_store=False) as file:
+        for name, value in attributes.items():
+            try:
+                file.attrs[name] = value
+            except (TypeError, ValueError, OSError) as error:
+                raise StoreError(
+                    f"attribute {name!r} cannot be stored in HDF5 ({type(value).__name__}): {error}; "
+                    "use text, numbers or arrays of them"
+                ) from error

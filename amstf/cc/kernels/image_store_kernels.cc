@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "amstf/cc/store/image_store.h"
+#include "amstf/cc/store/large_pages.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/resource_mgr.h"
 #include "tensorflow/core/framework/resource_op_kernel.h"
@@ -111,13 +112,16 @@ class SharedStatus {
 absl::Status MissingImages(const ImageStore& store, absl::Span<const int64_t> ids,
                            const bool* found, int64_t num_missing) {
   std::vector<int64_t> named;
-  for (size_t i = 0; i < ids.size() && named.size() < kIdsInMessage; ++i) {
+  bool more = false;
+  for (size_t i = 0; i < ids.size() && !more; ++i) {
     const bool is_new = std::find(named.begin(), named.end(), ids[i]) == named.end();
-    if (ids[i] >= 0 && !found[i] && is_new) named.push_back(ids[i]);
+    if (ids[i] < 0 || found[i] || !is_new) continue;
+    more = named.size() == kIdsInMessage;
+    if (!more) named.push_back(ids[i]);
   }
   return absl::NotFoundError(absl::StrCat(
       num_missing, " of ", ids.size(), " image ids are not in the ", store.DebugString(), ": ",
-      absl::StrJoin(named, ", "), num_missing > static_cast<int64_t>(named.size()) ? ", ..." : "",
+      absl::StrJoin(named, ", "), more ? ", ..." : "",
       "; add these images to the store, or set missing='zeros'"));
 }
 
@@ -147,6 +151,7 @@ class ImageLookupOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->allocate_output(1, {count}, &found_tensor));
     float* features = features_tensor->flat<float>().data();
     bool* found = found_tensor->flat<bool>().data();
+    AdviseLargePages(features, features_tensor->TotalBytes());
 
     SharedStatus status;
     const auto& threads = *ctx->device()->tensorflow_cpu_worker_threads();

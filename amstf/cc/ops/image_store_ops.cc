@@ -59,7 +59,8 @@ REGISTER_OP("AmsImageLookup")
     .Attr("missing: {'error', 'zeros'} = 'error'")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) {
-      ShapeHandle ids;
+      ShapeHandle handle, ids;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 0, &handle));
       TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 1, &ids));
       DimensionHandle width = c->UnknownDim();
       const std::vector<ShapeAndType>* store = c->input_handle_shapes_and_types(0);
@@ -85,6 +86,8 @@ REGISTER_OP("AmsImageStoreCounters")
     .Output("counters: int64")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle handle;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 0, &handle));
       c->set_output(0, c->Vector(5));
       return absl::OkStatus();
     })
