@@ -9,7 +9,6 @@
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "amstf/cc/store/image_store.h"
-#include "amstf/cc/store/large_pages.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/resource_mgr.h"
 #include "tensorflow/core/framework/resource_op_kernel.h"
@@ -24,6 +23,9 @@ using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 
 constexpr int kNumCounters = 5;
+// From this size on a lookup writes past the caches: they could not hold its result until E reads
+// it.
+constexpr size_t kPastCacheBytes = 16 << 20;
 constexpr size_t kIdsInMessage = 8;  // Enough to look some up, few enough to read.
 
 // An open store and what it has served. Thread-safe.
@@ -119,10 +121,10 @@ absl::Status MissingImages(const ImageStore& store, absl::Span<const int64_t> id
     more = named.size() == kIdsInMessage;
     if (!more) named.push_back(ids[i]);
   }
-  return absl::NotFoundError(absl::StrCat(
-      num_missing, " of ", ids.size(), " image ids are not in the ", store.DebugString(), ": ",
-      absl::StrJoin(named, ", "), more ? ", ..." : "",
-      "; add these images to the store, or set missing='zeros'"));
+  return absl::NotFoundError(
+      absl::StrCat(num_missing, " of ", ids.size(), " image ids are not in the ",
+                   store.DebugString(), ": ", absl::StrJoin(named, ", "), more ? ", ..." : "",
+                   "; add these images to the store, or set missing='zeros'"));
 }
 
 class ImageLookupOp : public OpKernel {
@@ -151,15 +153,15 @@ class ImageLookupOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->allocate_output(1, {count}, &found_tensor));
     float* features = features_tensor->flat<float>().data();
     bool* found = found_tensor->flat<bool>().data();
-    AdviseLargePages(features, features_tensor->TotalBytes());
 
+    const bool past_cache = features_tensor->TotalBytes() >= kPastCacheBytes;
     SharedStatus status;
     const auto& threads = *ctx->device()->tensorflow_cpu_worker_threads();
     tensorflow::Shard(
         threads.num_threads, threads.workers, count, store.width() * 2,
         [&](int64_t begin, int64_t end) {
           status.Update(store.Gather(ids.subspan(begin, end - begin),
-                                     features + begin * store.width(), found + begin));
+                                     features + begin * store.width(), found + begin, past_cache));
         });
     OP_REQUIRES_OK(ctx, status.Get());
     const int64_t asked = std::count_if(ids.begin(), ids.end(), [](int64_t id) { return id >= 0; });

@@ -93,7 +93,8 @@ absl::Status ImageStore::AddFile(const StoreFile& file) {
   return absl::OkStatus();
 }
 
-absl::Status ImageStore::Gather(absl::Span<const int64_t> ids, float* out, bool* found) const {
+absl::Status ImageStore::Gather(absl::Span<const int64_t> ids, float* out, bool* found,
+                                bool past_cache) const {
   for (size_t i = 0; i < ids.size(); ++i, out += options_.width) {
     const int64_t id = ids[i];
     if (id >= 0) {
@@ -104,7 +105,7 @@ absl::Status ImageStore::Gather(absl::Span<const int64_t> ids, float* out, bool*
       }
       const auto row = rows_.find(id);
       if (row != rows_.end()) {
-        if (!CopyRow(options_.type, row->second, options_.width, out)) {
+        if (!CopyRow(options_.type, row->second, options_.width, out, past_cache)) {
           return absl::DataLossError(absl::StrCat("the features of image id ", id, " in ",
                                                   DebugString(), " are not all finite numbers"));
         }

@@ -60,8 +60,10 @@ class ImageStore {
 
   // Copies the features of ids[i] to out + i * width and sets found[i], for each i. A negative id
   // (no image) and an id that the store lacks give zeros and false.
+  // past_cache: as in CopyRow.
   // InvalidArgument if an id belongs to another server, DataLoss if a feature is not finite.
-  absl::Status Gather(absl::Span<const int64_t> ids, float* out, bool* found) const;
+  absl::Status Gather(absl::Span<const int64_t> ids, float* out, bool* found,
+                      bool past_cache = false) const;
 
   // One line for people: the files and what was opened of them.
   std::string DebugString() const;

@@ -121,6 +121,42 @@ void HalvesBecomeFloats() {
   }
 }
 
+void WritingPastTheCachesGivesTheSameBits() {
+  for (int64_t width : {8, 24, 27, 1504}) {
+    for (FeatureType type : {FeatureType::kFloat32, FeatureType::kFloat16}) {
+      std::string features;
+      for (int64_t i = 0; i < 4 * width; ++i) {
+        const float value = i * 0.37f - 100;
+        const uint16_t half = i * 7 % 0x7c00;
+        const bool is_half = type == FeatureType::kFloat16;
+        features.append(
+            is_half ? reinterpret_cast<const char*>(&half) : reinterpret_cast<const char*>(&value),
+            FeatureBytes(type));
+      }
+      const uint8_t infinity[] = {0, 0, 0x80, 0x7f};
+      features.replace(features.size() - FeatureBytes(type), FeatureBytes(type),
+                       reinterpret_cast<const char*>(infinity), FeatureBytes(type));
+      if (type == FeatureType::kFloat16) features.replace(features.size() - 2, 2, "\0\x7c", 2);
+      TestFile file({5, 9, 12, 13}, features);
+      ImageStoreOptions options = Options(file, width);
+      options.type = type;
+      auto store = *ImageStore::Open(options);
+      const std::vector<int64_t> ids = {12, -1, 5, 9, 9};
+      std::vector<float> wanted(ids.size() * width);
+      std::vector<float> memory(ids.size() * width + 16);
+      float* aligned = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) / 4;
+      bool found[5];
+      Expect(store->Gather(ids, wanted.data(), found).ok(), "through the caches");
+      for (float* out : {aligned, memory.data() + 1}) {
+        Expect(store->Gather(ids, out, found, true).ok(), "past the caches");
+        Expect(std::memcmp(out, wanted.data(), wanted.size() * 4) == 0, "the same bits");
+        ExpectError(store->Gather({13}, out, found, true), absl::StatusCode::kDataLoss,
+                    "the features of image id 13");
+      }
+    }
+  }
+}
+
 void BadFilesAreRefused() {
   const std::string two = Floats({1, 2});
   TestFile good({5, 9}, two);
@@ -192,6 +228,7 @@ int main() {
   amstf::GatherCopiesRowsInTheOrderAsked();
   amstf::EachServerHoldsItsBuckets();
   amstf::HalvesBecomeFloats();
+  amstf::WritingPastTheCachesGivesTheSameBits();
   amstf::BadFilesAreRefused();
   amstf::FeaturesThatAreNotFiniteAreNamed();
   amstf::ManyThreadsReadAtOnce();

@@ -69,11 +69,38 @@ __attribute__((target("avx,f16c"))) void HalvesToFloatsF16c(const uint16_t* halv
   }
   HalvesToFloats(halves + i, count - i, out + i);
 }
+
+// Eight values of a row as float bits.
+__attribute__((target("avx2"), always_inline)) inline __m256i LoadEight(const float* values) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
+}
+__attribute__((target("avx2,f16c"), always_inline)) inline __m256i LoadEight(
+    const uint16_t* halves) {
+  const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(halves));
+  return _mm256_castps_si256(_mm256_cvtph_ps(packed));
+}
+
+// Copies and checks `count` values, a multiple of 8, around the caches. `out` must be aligned
+// to 32.
+template <typename T>
+__attribute__((target("avx2,f16c"))) bool Stream(const T* values, int64_t count, float* out) {
+  const __m256i exponent = _mm256_set1_epi32(0x7f800000);
+  __m256i bad = _mm256_setzero_si256();
+  for (int64_t i = 0; i < count; i += 8) {
+    const __m256i bits = LoadEight(values + i);
+    bad = _mm256_or_si256(bad, _mm256_cmpeq_epi32(_mm256_and_si256(bits, exponent), exponent));
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(out + i), bits);
+  }
+  _mm_sfence();  // Such writes are not ordered with others: another thread may read the row next.
+  return _mm256_testz_si256(bad, bad) != 0;
+}
 #endif
 
 struct RowFunctions {
   bool (*all_finite)(const float*, int64_t) = AllFinitePlain;
   void (*halves_to_floats)(const uint16_t*, int64_t, float*) = HalvesToFloats;
+  bool (*stream_floats)(const float*, int64_t, float*) = nullptr;
+  bool (*stream_halves)(const uint16_t*, int64_t, float*) = nullptr;
 };
 
 RowFunctions BestRowFunctions() {
@@ -83,6 +110,10 @@ RowFunctions BestRowFunctions() {
   if (__builtin_cpu_supports("avx512f")) best.all_finite = AllFiniteAvx512;
   if (__builtin_cpu_supports("avx") && __builtin_cpu_supports("f16c")) {
     best.halves_to_floats = HalvesToFloatsF16c;
+    if (__builtin_cpu_supports("avx2")) {
+      best.stream_floats = Stream<float>;
+      best.stream_halves = Stream<uint16_t>;
+    }
   }
 #endif
   return best;
@@ -90,8 +121,14 @@ RowFunctions BestRowFunctions() {
 
 }  // namespace
 
-bool CopyRow(FeatureType type, const void* row, int64_t width, float* out) {
+bool CopyRow(FeatureType type, const void* row, int64_t width, float* out, bool past_cache) {
   static const RowFunctions best = BestRowFunctions();
+  if (past_cache && best.stream_floats != nullptr && width % 8 == 0 &&
+      reinterpret_cast<uintptr_t>(out) % 32 == 0) {
+    return type == FeatureType::kFloat32
+               ? best.stream_floats(static_cast<const float*>(row), width, out)
+               : best.stream_halves(static_cast<const uint16_t*>(row), width, out);
+  }
   bool finite = true;
   for (int64_t begin = 0; begin < width; begin += kBlock) {
     const int64_t count = width - begin < kBlock ? width - begin : kBlock;

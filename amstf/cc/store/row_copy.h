@@ -14,7 +14,10 @@ inline int64_t FeatureBytes(FeatureType type) { return type == FeatureType::kFlo
 
 // Copies `width` features from `row` to `out` as float32. Returns false if one of them is not
 // finite; the check costs little, because it reads what the copy has just brought into the cache.
-bool CopyRow(FeatureType type, const void* row, int64_t width, float* out);
+//
+// past_cache: write around the caches where the processor can. Right for results that are larger
+// than the caches: memory that is written whole need not be read first, a third of the traffic.
+bool CopyRow(FeatureType type, const void* row, int64_t width, float* out, bool past_cache);
 
 }  // namespace amstf
 
