@@ -33,11 +33,8 @@ class ModelServers:
         self._stores: dict[tuple[str, ...], ImageStore] = {}
         self._gpus = {
             spec.task
-            for spec in map(
-                lambda device: tf.DeviceSpec.from_string(device.name),
-                tf.config.list_logical_devices("GPU"),
-            )
-            if spec.job == "ps"
+            for device in tf.config.list_logical_devices("GPU")
+            if (spec := tf.DeviceSpec.from_string(device.name)).job == "ps"
         }
 
     def __len__(self) -> int:
@@ -85,12 +82,12 @@ class ModelServers:
 class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):  # type: ignore[misc]
     """Parameter servers that also hold the images and run the embedding model on them.
 
-    A `tf.distribute.ParameterServerStrategy` (arXiv 1711.06505 section 4, AMS) that knows which servers
-    hold images. Layers made in its scope find it by themselves, so a program is the usual one.
+    A `tf.distribute.ParameterServerStrategy` (arXiv 1711.06505 section 4, AMS) that knows which
+    servers hold images. Layers made in its scope find it by themselves, so a program is the usual one.
 
     Args:
-        cluster_resolver: Names the chief, the workers ("worker") and the parameter servers ("ps"). Each
-            worker and server must have called `amstf.ops.load_library()` before its
+        cluster_resolver: Names the chief, the workers ("worker") and the parameter servers ("ps").
+            Each worker and server must have called `amstf.ops.load_library()` before its
             `tf.distribute.Server` started; `python -m launch.server` does.
         config: The knobs.
         variable_partitioner: As in ParameterServerStrategy.

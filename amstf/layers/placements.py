@@ -1,7 +1,7 @@
 """Where the images of a step are looked up and embedded: in process, on servers, on workers.
 
-One interface, `Placement.embed`, and one spot that chooses (`current_placement`). The local one is the
-meaning; the others must agree with it.
+One interface, `Placement.embed`, and one spot that chooses (`current_placement`). The local one is
+the meaning; the others must agree with it. Why so: docs/design/ams_layer.md.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Placement(abc.ABC):
 
     @abc.abstractmethod
     def counters(self, store: ImageStore) -> dict[str, int]:
-        """Reads what was looked up so far, summed over servers; names in `amstf.ops.COUNTER_NAMES`."""
+        """Reads what was looked up so far, over all servers; names as `amstf.ops.COUNTER_NAMES`."""
 
 
 def _embed_found(
@@ -55,10 +55,14 @@ def _embed_found(
     missing: str,
     training: bool | None,
 ) -> tf.Tensor:
-    embeddings = embedding_model(features, training=training)
     if missing == "error":
-        return embeddings
-    return tf.where(found[:, tf.newaxis], embeddings, tf.zeros_like(embeddings))
+        return embedding_model(features, training=training)
+    # E must not see the zeros of a missing image: its gradient there may be infinite (a norm), and
+    # infinity times the zero that comes from above is NaN.
+    rows = tf.where(found)
+    embeddings = embedding_model(tf.gather(features, rows[:, 0]), training=training)
+    shape = tf.stack([tf.shape(found, rows.dtype)[0], tf.shape(embeddings, rows.dtype)[1]])
+    return tf.ensure_shape(tf.scatter_nd(rows, embeddings, shape), [None, embeddings.shape[-1]])
 
 
 class LocalPlacement(Placement):
@@ -138,8 +142,8 @@ class WorkersPlacement(_OnServers):
 class ServersPlacement(_OnServers):
     """AMS: lookup and E run on the server that holds the images, forward and backward.
 
-    The backward is written by hand: TensorFlow would place the gradient's matrix products on the worker
-    and drag the features there. The sum over servers of a weight's gradient is formed on the
+    The backward is written by hand: TensorFlow would place the gradient's matrix products on the
+    worker and drag the features there. The sum over servers of a weight's gradient is formed on the
     server that holds the weight, so no copy of E passes through a worker.
     """
 
@@ -181,7 +185,8 @@ class ServersPlacement(_OnServers):
                 for variable, parts in zip(variables, zip(*partial, strict=True), strict=True):
                     with tf.device(variable.device):
                         gradients.append(tf.add_n(parts))
-                return [None] * len(split), gradients
+                no_gradients = [None] * len(split)
+                return (no_gradients, gradients) if variables else no_gradients
 
             return tuple(embeddings), backward
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import tensorflow as tf
 
@@ -19,17 +20,28 @@ class StoreFile(Protocol):
     """One file of a store: where its datasets lie, in bytes."""
 
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        """Path that the device's process can open."""
+
     @property
-    def bytes(self) -> int: ...
+    def bytes(self) -> int:
+        """Size of the file."""
+
     @property
-    def modified(self) -> int: ...
+    def modified(self) -> int:
+        """When it was last changed, nanoseconds."""
+
     @property
-    def rows(self) -> int: ...
+    def rows(self) -> int:
+        """Images in the file."""
+
     @property
-    def ids_offset(self) -> int: ...
+    def ids_offset(self) -> int:
+        """Where the ids begin."""
+
     @property
-    def features_offset(self) -> int: ...
+    def features_offset(self) -> int:
+        """Where the features begin."""
 
 
 def image_store(

@@ -6,7 +6,8 @@ import os
 import pathlib
 import tempfile
 import types
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import h5py
 import numpy as np
@@ -23,9 +24,9 @@ class ImageStoreWriter:
     """Writes the raw features of images into one or several HDF5 files.
 
     Rows arrive in any order and number. They go to a nameless scratch file first and are put in
-    order of bucket and id when the writer is closed, so that a server's rows lie together. The files
-    appear under their names only when they are complete; a writer that is left by an exception, or
-    whose process is killed while it writes rows, leaves nothing behind.
+    order of bucket and id when the writer is closed, so that a server's rows lie together. The
+    files appear under their names only when they are complete; a writer that is left by an
+    exception, or whose process is killed while rows come in, leaves nothing behind.
 
     Args:
         path: The file to write, ending in ".h5". With several files "images.h5" becomes
@@ -212,6 +213,6 @@ def _refuse_unstorable(attributes: Mapping[str, Any]) -> None:
                 file.attrs[name] = value
             except (TypeError, ValueError, OSError) as error:
                 raise StoreError(
-                    f"attribute {name!r} cannot be stored in HDF5 ({type(value).__name__}): {error}; "
+                    f"attribute {name!r} cannot be stored ({type(value).__name__}): {error}; "
                     "use text, numbers or arrays of them"
                 ) from error
