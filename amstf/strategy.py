@@ -83,7 +83,8 @@ class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):  # typ
     """Parameter servers that also hold the images and run the embedding model on them.
 
     A `tf.distribute.ParameterServerStrategy` (arXiv 1711.06505 section 4, AMS) that knows which
-    servers hold images. Layers made in its scope find it by themselves, so a program is the usual one.
+    servers hold images. Layers made in its scope find it by themselves, so a program is the usual
+    one.
 
     Args:
         cluster_resolver: Names the chief, the workers ("worker") and the parameter servers ("ps").

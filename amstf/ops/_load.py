@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import mmap
 import pathlib
 import re
 import types
@@ -20,11 +19,10 @@ def built_for(library: pathlib.Path) -> str:
     Raises:
         ImportError: If the file is not a library of this project.
     """
-    with open(library, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        found = _MARKER.search(data)
-        if found is None:
-            raise ImportError(f"{library} is not amstf's op library; rebuild it: pip install -e .")
-        return found.group(1).decode()
+    found = _MARKER.search(library.read_bytes())
+    if found is None:
+        raise ImportError(f"{library} is not amstf's op library; rebuild it: pip install -e .")
+    return found.group(1).decode()
 
 
 def load(library: pathlib.Path) -> types.ModuleType:

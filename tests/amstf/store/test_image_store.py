@@ -137,7 +137,7 @@ def test_values_in_another_file_are_refused(tmp_path, write, kind):
 
 def test_files_of_one_store_must_be_alike(write):
     one = write(3, 4, "one.h5")[0]
-    with pytest.raises(StoreError, match="3 features of float32, .* holds 4 of float32"):
+    with pytest.raises(StoreError, match=r"3 features of float32, .* holds 4 of float32"):
         ImageStore.open([one, write(3, 3, "two.h5", 100)[0]])
     with pytest.raises(StoreError, match="4 features of float16"):
         ImageStore.open([one, write(3, 4, "half.h5", 100, dtype="float16")[0]])

@@ -1,0 +1,119 @@
+"""Every op of the library: its documentation, and its shape function under partial shapes."""
+
+import itertools
+
+import pytest
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
+
+from amstf import ops
+
+LIBRARY = ops.load_library()
+OPS = sorted(
+    "".join(part.capitalize() for part in name.split("_"))
+    for name in dir(LIBRARY)
+    if name.startswith("ams_") and not name.endswith("_eager_fallback")
+)
+STORE = {
+    "paths": ["a.h5", "b.h5"],
+    "file_bytes": [1, 1],
+    "rows": [1, 1],
+    "ids_offsets": [0, 0],
+    "features_offsets": [0, 0],
+    "width": 4,
+    "dtype": tf.float32,
+}
+
+
+def outputs(op, *inputs, **attributes):
+    """Output shapes of an op in a graph, without running it; its inputs given by type and shape."""
+    with tf.Graph().as_default():
+        names = [argument.name for argument in op_def_registry.get(op).input_arg]
+        tensors = [
+            value() if callable(value) else tf.compat.v1.placeholder(*value) for value in inputs
+        ]
+        function = getattr(LIBRARY, python_name(op))
+        result = function(**dict(zip(names, tensors, strict=True)), **attributes)
+        result = result if isinstance(result, tuple) else [result]
+        return [
+            tensor.shape.as_list() if tensor.shape.rank is not None else None for tensor in result
+        ]
+
+
+def python_name(op):
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in op).lstrip("_")
+
+
+def a_store():
+    return LIBRARY.ams_image_store(**STORE)
+
+
+HANDLE = (tf.resource, [])
+# op -> [(inputs, attributes, shapes of the outputs)]
+KNOWN = {
+    "AmsImageStore": [((), STORE, [[]])],
+    "AmsImageLookup": [
+        ((a_store, (tf.int64, [7])), {}, [[7, 4], [7]]),
+        ((a_store, (tf.int64, [None])), {}, [[None, 4], [None]]),
+        ((a_store, (tf.int64, None)), {}, [[None, 4], [None]]),
+        ((HANDLE, (tf.int64, [7])), {}, [[7, None], [7]]),
+        (((tf.resource, None), (tf.int64, None)), {}, [[None, None], [None]]),
+    ],
+    "AmsImageStoreCounters": [
+        ((a_store,), {}, [[5]]),
+        (((tf.resource, None),), {}, [[5]]),
+    ],
+    "AmsTaskLocation": [((), {}, [[], []])],
+}
+# op -> [inputs] that it must refuse when the graph is made
+REFUSED = {
+    "AmsImageLookup": [
+        (a_store, (tf.int64, [])),
+        (a_store, (tf.int64, [None, 3])),
+        ((tf.resource, [2]), (tf.int64, [3])),
+    ],
+    "AmsImageStoreCounters": [((tf.resource, [1]),)],
+}
+
+
+def test_the_library_holds_the_ops_listed_here():
+    """A new op comes with its shapes."""
+    assert OPS and set(KNOWN) == set(OPS)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_shapes(op):
+    for inputs, attributes, shapes in KNOWN[op]:
+        assert outputs(op, *inputs, **attributes) == shapes, (inputs, attributes)
+    for inputs in REFUSED.get(op, []):
+        with pytest.raises(ValueError, match="rank"):
+            outputs(op, *inputs)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_no_input_shape_crashes(op):
+    """Ranks from unknown to 3 for each input: shapes or a ValueError; unknown is accepted."""
+    inputs = op_def_registry.get(op).input_arg
+    attributes = STORE if op == "AmsImageStore" else {}
+    shapes = [None, [], [None], [3], [None, 2], [1, 2, 3]]
+    accepted = 0
+    for chosen in itertools.product(shapes, repeat=len(inputs)):
+        typed = [(tf.as_dtype(a.type), shape) for a, shape in zip(inputs, chosen, strict=True)]
+        try:
+            known = outputs(op, *typed, **attributes)
+        except ValueError:
+            assert set(map(str, chosen)) != {"None"}, "refuses inputs of unknown shape"
+            continue
+        accepted += 1
+        assert len(known) == len(op_def_registry.get(op).output_arg)
+        assert all(shape is not None for shape in known), f"{op}: an output of unknown rank"
+    assert accepted
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_input_and_output_is_documented(op):
+    definition = op_def_registry.get(op)
+    text = getattr(LIBRARY, python_name(op)).__doc__
+    assert len(text.split("\n")[0]) > 20, "the first line says what the op does"
+    for argument in definition.input_arg:
+        assert f"{argument.name}:" in text
