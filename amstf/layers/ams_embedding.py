@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
@@ -117,10 +118,24 @@ class AmsEmbedding(keras.layers.Layer):
         Args:
             ids: Image ids in ascending order, int64 [n].
             embeddings: Their embeddings, float32 [n, D].
+
+        Raises:
+            ConfigError: If the ids are not in ascending order or the shapes do not fit.
         """
+        ids, embeddings = np.asarray(ids, np.int64), np.asarray(embeddings, np.float32)
+        if ids.ndim != 1 or embeddings.shape != (len(ids), self.embedding_width):
+            raise ConfigError(
+                f"ids have shape {list(ids.shape)} and embeddings {list(embeddings.shape)}; wanted "
+                f"[n] and [n, {self.embedding_width}]"
+            )
+        if (ids[1:] <= ids[:-1]).any():
+            raise ConfigError(
+                "ids must be in ascending order, each once; sort them with their rows"
+            )
         if not len(ids):
             # A table needs a row to look at; no image has a negative id, so it is never found.
-            ids, embeddings = [-1], [[0.0] * self.embedding_width]
+            ids = np.array([-1], np.int64)
+            embeddings = np.zeros([1, self.embedding_width], np.float32)
         self._table = [
             tf.Variable(values, trainable=False, name=f"{self.name}/{name}")
             for name, values in (("image_ids", ids), ("image_embeddings", embeddings))
@@ -141,7 +156,9 @@ class AmsEmbedding(keras.layers.Layer):
         """Makes the layer again; opens the store."""
         config = dict(config)
         store = ImageStore.open(config.pop("store"))
-        model = keras.saving.deserialize_keras_object(config.pop("embedding_model"))
+        model = config.pop("embedding_model")
+        # A model saved as .h5 holds Keras' older form.
+        model = keras.layers.deserialize(model, use_legacy_format="module" not in model)
         return cls(store, model, **config)
 
 

@@ -1,27 +1,36 @@
 """Chief of the test of placements: the same step on a cluster and in this process.
 
-Prints one line of JSON: the greatest differences between the placements.
+Prints one line of JSON: the greatest differences between the placements, what the servers counted,
+and which tensors of a worker's training function are not on a parameter server.
 """
 
 import json
 import sys
 
-import amstf  # noqa: F401 - selects Keras 2 before TensorFlow is imported
+import amstf  # noqa: F401  # isort: skip - selects Keras 2 before TensorFlow is imported
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from amstf.config import AmsConfig
+from amstf.config import SERVERS, WORKERS, AmsConfig
 from amstf.layers import AmsEmbedding
 from amstf.store import ImageStore
 from amstf.strategy import AdvancedModelServerStrategy
+from launch import native_logs
 
 WIDTH = 4
+HIDDEN = (
+    29  # Together with F no other tensor has this shape: it is E's first weight, or its gradient.
+)
 
 
 def make_model(store: ImageStore) -> tuple[AmsEmbedding, keras.Model]:
     tower = keras.Sequential(
-        [keras.layers.Dense(8, activation="tanh"), keras.layers.PReLU(), keras.layers.Dense(WIDTH)]
+        [
+            keras.layers.Dense(HIDDEN, activation="tanh"),
+            keras.layers.PReLU(),
+            keras.layers.Dense(WIDTH),
+        ]
     )
     layer = AmsEmbedding(store, tower, missing="zeros")
     ad = keras.Input([], dtype=tf.int64)
@@ -39,6 +48,88 @@ def step(model: keras.Model, ad: tf.Tensor, behaviours: tf.Tensor, labels: tf.Te
     return [predictions, loss, *tape.gradient(loss, model.trainable_variables)]
 
 
+def in_parts(values: list, variables: list) -> list:
+    """Cuts values as the variables are cut that are split over the servers."""
+    parts, left = [], [np.asarray(value) for value in values]
+    for variable in variables:
+        rows = variable.shape[0]
+        parts.append(left[0][:rows])
+        left[0] = left[0][rows:]
+        if not len(left[0]):
+            del left[0]
+    assert not left
+    return parts
+
+
+def run_on(strategy, model, batches: list) -> list:
+    """Each batch several times, so that each worker is likely to see it."""
+    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+    run = tf.function(lambda *batch: step(model, *batch), reduce_retracing=True)
+    scheduled = [
+        [coordinator.schedule(run, args=tuple(map(tf.constant, batch))) for _ in range(3)]
+        for batch in batches
+    ]
+    coordinator.join()
+    return [[value.fetch() for value in values] for values in scheduled]
+
+
+def training_graph(strategy, model) -> tf.Graph:
+    """What a worker runs in one step of `fit`: forward, backward, optimizer."""
+    with strategy.scope():
+        optimizer = keras.optimizers.SGD(0.1)
+        optimizer.build(model.trainable_variables)
+
+    def train(*batch: tf.Tensor) -> None:
+        gradients = step(model, *batch)[2:]
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+    signature = [
+        tf.TensorSpec([None], tf.int64),
+        tf.TensorSpec([None, None], tf.int64),
+        tf.TensorSpec([None, 1], tf.float32),
+    ]
+    function = tf.function(lambda *batch: strategy.run(train, args=batch), signature)
+    with strategy.scope():
+        return function.get_concrete_function().graph
+
+
+def operations(graph: tf.Graph, device: str = "") -> list[tuple[tf.Operation, str]]:
+    """All operations with their devices, those of functions inside as well."""
+    found = []
+    for operation in graph.get_operations():
+        here = operation.device or device
+        found.append((operation, here))
+        for attribute in operation.node_def.attr.values():
+            for function in (attribute.func, *attribute.list.func):
+                if function.name:
+                    found += operations(graph._get_function(function.name).graph, here)
+    return found
+
+
+def inspect(graph: tf.Graph, features: int) -> dict:
+    """Where raw features [n, F] and tensors of the shape of E's first weight are touched."""
+    all_operations = operations(graph)
+    device_of = {id(operation): device for operation, device in all_operations}
+    report = {"raw_on_servers": [], "raw_elsewhere": [], "weight_elsewhere": [], "sums": []}
+    for operation, device in all_operations:
+        on_server = device.startswith("/job:ps/")
+        touched = [*operation.inputs, *operation.outputs]
+        shapes = [tensor.shape.as_list() if tensor.shape.rank else [] for tensor in touched]
+        name = f"{operation.type} {operation.name} on {device or 'the worker'}"
+        if [features, HIDDEN] in shapes:
+            if not on_server:
+                report["weight_elsewhere"].append(name)
+            if operation.type == "AddN":
+                report["sums"].append(device)
+        if any(len(shape) == 2 and shape[1] == features for shape in shapes):
+            report["raw_on_servers" if on_server else "raw_elsewhere"].append(name)
+        for tensor in operation.inputs:
+            is_raw = tensor.shape.rank == 2 and tensor.shape[1] == features
+            if is_raw and device_of[id(tensor.op)] != device:
+                report["raw_elsewhere"].append(f"{tensor.op.name} -> {name}")
+    return report
+
+
 def main(store_path: str) -> None:
     store = ImageStore.open(store_path)
     rng = np.random.default_rng(0)
@@ -54,32 +145,39 @@ def main(store_path: str) -> None:
 
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     report = {}
-    for placement in ("servers", "workers"):
-        strategy = AdvancedModelServerStrategy(resolver, AmsConfig(placement=placement))
-        coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+    for name, config, partitioner in (
+        ("servers", AmsConfig(placement=SERVERS), None),
+        ("workers", AmsConfig(placement=WORKERS), None),
+        ("server 1", AmsConfig(image_servers=(1,)), None),
+        # The weights of E themselves are split over the servers.
+        ("split", AmsConfig(), tf.distribute.experimental.partitioners.FixedShardsPartitioner(2)),
+    ):
+        with native_logs.quieted():
+            strategy = AdvancedModelServerStrategy(resolver, config, partitioner)
+        before = strategy.ams.counters(store)
         with strategy.scope():
             layer, model = make_model(store)
-            model.set_weights(weights)
-        run = tf.function(lambda *batch, model=model: step(model, *batch), reduce_retracing=True)
-        # Each batch is run as often as there are workers, so that each worker is likely to see it.
-        results = [
-            [coordinator.schedule(run, args=tuple(map(tf.constant, batch))) for _ in range(3)]
-            for batch in batches
-        ]
-        coordinator.join()
+            model.set_weights(in_parts(weights, model.variables))
         worst = 0.0
-        for wanted, remote_values in zip(expected, results, strict=True):
-            for remote_value in remote_values:
-                for one, other in zip(wanted, remote_value.fetch(), strict=True):
+        for wanted, values in zip(expected, run_on(strategy, model, batches), strict=True):
+            for value in values:
+                wanted_parts = wanted[:2] + in_parts(wanted[2:], model.trainable_variables)
+                for one, other in zip(wanted_parts, value, strict=True):
                     one, other = tf.convert_to_tensor(one), tf.convert_to_tensor(other)
                     worst = max(worst, float(tf.reduce_max(tf.abs(one - other))))
-        counters = strategy.ams.counters()
-        report[placement] = {
+        counters = strategy.ams.counters(store)
+        report[name] = {
             "placement": type(layer._placement).__name__,
             "worst": worst,
-            "total": layer.counters(),
             "images": [server["images"] for server in counters],
+            "counted": [
+                {counter: server[counter] - was[counter] for counter in server}
+                for server, was in zip(counters, before, strict=True)
+            ],
+            "layer": layer.counters(),
+            "graph": inspect(training_graph(strategy, model), store.width),
         }
+    report["asked"] = sum(len(set(i[i >= 0])) for i in (np.append(b[0], b[1]) for b in batches)) * 3
     print(json.dumps(report))
 
 
