@@ -47,9 +47,6 @@ absl::Status ImageStoreOptions::Validate() const {
 absl::StatusOr<std::unique_ptr<ImageStore>> ImageStore::Open(const ImageStoreOptions& options) {
   if (absl::Status status = options.Validate(); !status.ok()) return status;
   std::unique_ptr<ImageStore> store(new ImageStore(options));
-  int64_t rows = 0;
-  for (const StoreFile& file : options.files) rows += file.rows;
-  store->rows_.reserve(rows / options.num_servers);
   for (const StoreFile& file : options.files) {
     if (absl::Status status = store->AddFile(file); !status.ok()) return status;
   }
@@ -76,6 +73,8 @@ absl::Status ImageStore::AddFile(const StoreFile& file) {
                                             " bytes, too few for ", file.rows, " images of ",
                                             options_.width, " features: the file was cut"));
   }
+  // Only now: a number of rows that the file does not have must not decide how much is allocated.
+  rows_.reserve(rows_.size() + file.rows / options_.num_servers);
   const uint8_t* ids = mapped.data() + file.ids_offset;
   const uint8_t* features = mapped.data() + file.features_offset;
   for (int64_t row = 0; row < file.rows; ++row) {
