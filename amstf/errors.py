@@ -17,6 +17,10 @@ class SampleError(AmstfError, ValueError):
     """A data set or a record in it that cannot be read or written; names file and offset."""
 
 
+class MetricError(AmstfError, ValueError):
+    """Labels, scores or groups from which a metric cannot be computed."""
+
+
 class StoreError(AmstfError, ValueError):
     """An image store that cannot be written, opened or read."""
 

@@ -16,8 +16,18 @@ def _quiet_tensorflow() -> None:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    # TensorFlow adopts the level that its Python logger has when it is imported.
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # TensorFlow adopts the level and filters that its Python logger has when it is imported.
+    logger = logging.getLogger("tensorflow")
+    # A local cluster's launcher reports lost workers itself, in one line.
+    reported = os.environ.get("AMSTF_LOCAL_CLUSTER") == "1"
+    logger.setLevel(logging.CRITICAL if reported else logging.ERROR)
+    logger.addFilter(_keep_first_line)
+
+
+def _keep_first_line(record: logging.LogRecord) -> bool:
+    """TensorFlow logs a lost worker as pages of gRPC; the first line names it."""
+    record.msg, record.args = record.getMessage().partition("\n")[0], ()
+    return True
 
 
 def _say_interrupted(

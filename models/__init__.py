@@ -1,0 +1,23 @@
+"""Click models built from parts that can be passed in."""
+
+import amstf  # noqa: F401  Chooses the Keras that tf_keras stands for, before anything loads it.
+from models.aggregators import Aggregator, AttentivePooling, SumPooling
+from models.blocks import Mlp, PredictionHead, image_tower
+from models.building import build, input_specs
+from models.dicm import Dicm
+from models.embedding_mlp import EmbeddingMlp
+from models.id_embedding import IdEmbedding
+
+__all__ = [
+    "Aggregator",
+    "AttentivePooling",
+    "Dicm",
+    "EmbeddingMlp",
+    "IdEmbedding",
+    "Mlp",
+    "PredictionHead",
+    "SumPooling",
+    "build",
+    "image_tower",
+    "input_specs",
+]

@@ -1,0 +1,20 @@
+"""Samples on disk: TFRecord shards with a schema and a manifest, written, read and checked."""
+
+from amstf.data.manifest import Manifest, ShardFile, add_info, set_image_store
+from amstf.data.parsing import feature_spec, parse_batch
+from amstf.data.record_errors import find_bad_record, record_errors
+from amstf.data.samples_reader import Samples
+from amstf.data.samples_writer import SampleWriter
+
+__all__ = [
+    "Manifest",
+    "SampleWriter",
+    "Samples",
+    "ShardFile",
+    "add_info",
+    "feature_spec",
+    "find_bad_record",
+    "parse_batch",
+    "record_errors",
+    "set_image_store",
+]

@@ -73,7 +73,7 @@ absl::Status ImageStore::AddFile(const StoreFile& file) {
                                             " bytes, too few for ", file.rows, " images of ",
                                             options_.width, " features: the file was cut"));
   }
-  // Only now: a number of rows that the file does not have must not decide how much is allocated.
+  // Only now: a number of rows that the file cannot hold must not reach an allocation.
   rows_.reserve(rows_.size() + file.rows / options_.num_servers);
   const uint8_t* ids = mapped.data() + file.ids_offset;
   const uint8_t* features = mapped.data() + file.features_offset;

@@ -1,0 +1,265 @@
+"""The manifest: which files a data set has, how many records, and what they must look like.
+
+TensorFlow's reader ends silently at a record that is cut off, so the manifest's sizes are the only
+way to see that a copy broke in the middle. No TensorFlow is needed to read or check one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import glob
+import json
+import os
+import pathlib
+import tempfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from amstf.errors import SampleError
+
+MANIFEST_FILE = "manifest.json"
+VERSION = 1
+_CHUNK = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardFile:
+    """One file of a split.
+
+    Attributes:
+        path: Name of the file, relative to the data set directory.
+        records: Samples in the file.
+        bytes: Size of the file in bytes.
+        crc32: CRC-32 (zlib) of the whole file, as eight hex digits.
+    """
+
+    path: str
+    records: int
+    bytes: int
+    crc32: str
+
+
+@dataclasses.dataclass
+class Manifest:
+    """What a data set directory holds; stored as `manifest.json`.
+
+    Attributes:
+        splits: The files of each split, in order.
+        images: Path of each image store by name, absolute or relative to the directory.
+        info: Free facts about the data, JSON values; for example how it was made.
+
+    Example:
+        >>> file = ShardFile("train-00000-of-00001.tfrecord", 3, 210, "89abcdef")
+        >>> Manifest(splits={"train": (file,)}).records("train")
+        3
+    """
+
+    splits: dict[str, tuple[ShardFile, ...]] = dataclasses.field(default_factory=dict)
+    images: dict[str, str] = dataclasses.field(default_factory=dict)
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> Manifest:
+        """Reads the manifest of a data set.
+
+        Args:
+            directory: The data set directory.
+
+        Raises:
+            SampleError: If there is none, or the file is not a manifest.
+        """
+        path = pathlib.Path(directory, MANIFEST_FILE)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise SampleError(
+                f"{path} does not exist, so {directory} is not a data set (or its writing never "
+                "finished); give a directory made by `python -m launch.prepare` or SampleWriter"
+            ) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise SampleError(f"{path} cannot be read: {error}") from error
+        return cls.from_json(text, where=str(path))
+
+    @classmethod
+    def from_json(cls, text: str, where: str = MANIFEST_FILE) -> Manifest:
+        """Reads a manifest from JSON text; `where` names the text in error messages."""
+        try:
+            content = json.loads(text)
+            if content["version"] != VERSION:
+                raise SampleError(
+                    f"{where} has version {content['version']!r}; this program reads {VERSION}"
+                )
+            splits = {
+                split: tuple(
+                    ShardFile(
+                        str(f["path"]),
+                        int(f["records"]),
+                        int(f["bytes"]),
+                        str(f["crc32"]),
+                    )
+                    for f in entry["files"]
+                )
+                for split, entry in content["splits"].items()
+            }
+            return cls(splits, dict(content.get("images", {})), dict(content.get("info", {})))
+        except SampleError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SampleError(
+                f"{where} is not a manifest: {error!r}; write the data set again"
+            ) from error
+
+    def to_json(self) -> str:
+        """Returns the manifest as JSON text."""
+        splits = {
+            split: {
+                "records": sum(file.records for file in files),
+                "files": [dataclasses.asdict(file) for file in files],
+            }
+            for split, files in self.splits.items()
+        }
+        content = {
+            "version": VERSION,
+            "splits": splits,
+            "images": self.images,
+            "info": self.info,
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes `manifest.json` in one step: a reader sees the old file or the new one."""
+        write_atomically(pathlib.Path(directory, MANIFEST_FILE), self.to_json())
+
+    @classmethod
+    @contextlib.contextmanager
+    def update(cls, directory: str | os.PathLike) -> Iterator[Manifest]:
+        """Loads the manifest (or begins an empty one) to change it, and saves it at the end.
+
+        Two programs that change one manifest at a time wait for each other. Nothing is saved when
+        the block raises.
+
+        Example:
+            >>> with Manifest.update(tempfile.mkdtemp()) as manifest:
+            ...     manifest.info["made_by"] = "hand"
+        """
+        with _locked(directory):
+            exists = pathlib.Path(directory, MANIFEST_FILE).exists()
+            manifest = cls.load(directory) if exists else cls()
+            yield manifest
+            manifest.save(directory)
+
+    def files(self, split: str) -> tuple[ShardFile, ...]:
+        """Returns the files of a split.
+
+        Raises:
+            SampleError: If there is no such split; the message lists those that exist.
+        """
+        if split not in self.splits:
+            known = ", ".join(self.splits) or "none"
+            raise SampleError(f"the data set has no split {split!r}; its splits are: {known}")
+        return self.splits[split]
+
+    def records(self, split: str) -> int:
+        """Returns the number of samples of a split."""
+        return sum(file.records for file in self.files(split))
+
+    def verify(self, directory: str | os.PathLike, *, checksums: bool = False) -> None:
+        """Checks that every file is there and has its size, to find what was cut or lost in a copy.
+
+        Args:
+            directory: The data set directory.
+            checksums: Also read every byte and compare the CRC-32, which finds changed bits too.
+
+        Raises:
+            SampleError: Names the first file that is missing or differs.
+        """
+        for files in self.splits.values():
+            for file in files:
+                path = pathlib.Path(directory, file.path)
+                try:
+                    size = path.stat().st_size
+                except OSError as error:
+                    raise SampleError(
+                        f"{path} is missing, but {MANIFEST_FILE} lists it with {file.records:,} "
+                        "records; copy or write the data set again"
+                    ) from error
+                if size != file.bytes:
+                    raise SampleError(
+                        f"{path} has {size:,} bytes, {MANIFEST_FILE} says {file.bytes:,}; the file "
+                        "was cut or changed: copy or write the data set again"
+                    )
+                if checksums and (found := file_crc32(path)) != file.crc32:
+                    raise SampleError(
+                        f"{path} has CRC-32 {found}, {MANIFEST_FILE} says {file.crc32}; the file "
+                        "was changed: copy or write the data set again"
+                    )
+
+
+def set_image_store(
+    directory: str | os.PathLike, path: str | os.PathLike, name: str = "images"
+) -> None:
+    """Records where the image store of a data set is.
+
+    Args:
+        directory: The data set directory.
+        path: The store's file, or a pattern that matches its files; a relative path counts from
+            the directory.
+        name: Name of the store, as image fields of the schema use it.
+
+    Raises:
+        SampleError: If no file is there.
+    """
+    if not glob.glob(str(pathlib.Path(directory, path))):
+        raise SampleError(
+            f"image store {name!r}: {pathlib.Path(directory, path)} does not exist; "
+            "write the store first, and give a path that is absolute or relative to the data set"
+        )
+    with Manifest.update(directory) as manifest:
+        manifest.images[name] = str(path)
+
+
+def add_info(directory: str | os.PathLike, **facts: Any) -> None:
+    """Adds free facts (JSON values) to the manifest of a data set."""
+    with Manifest.update(directory) as manifest:
+        manifest.info.update(facts)
+
+
+def file_crc32(path: str | os.PathLike) -> str:
+    """Returns the CRC-32 of a file as eight hex digits, reading it in pieces."""
+    crc = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return f"{crc:08x}"
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a small text file so that no reader ever sees a part of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes the file private to its owner; a data set is read by others too.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _locked(directory: str | os.PathLike) -> Iterator[None]:
+    # The directory itself is locked, so that no lock file is left behind.
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

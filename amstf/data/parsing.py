@@ -1,0 +1,101 @@
+"""Serialized samples to tensors: the one place that knows how a field is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from amstf.schema import (
+    DENSE,
+    EXTRA,
+    IMAGE,
+    LABEL,
+    NO_ID,
+    WEIGHTED_SPARSE,
+    Field,
+)
+
+WEIGHT_MISMATCH = "as many weights as ids"
+"""Stands in the message of a record whose weights and ids differ in number."""
+
+_PADDING = {tf.int64: NO_ID, tf.string: "", tf.float32: 0.0}
+
+
+def parse_batch(
+    serialized: tf.Tensor, fields: Iterable[Field], *, ragged: bool = False
+) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+    """Parses a batch of serialized `tf.train.Example`s, all of them in one op.
+
+    Args:
+        serialized: [B] string.
+        fields: The fields to parse; what other fields need is skipped over.
+        ragged: Whether lists come as RaggedTensors instead of being padded.
+
+    Returns:
+        For ids [B], for lists [B, T] padded with -1 (strings: with ""), T the longest of the batch
+        and at most `max_length`; weights of a weighted sparse field [B, T] float32 padded with 0
+        under `name.weight`; dense fields [B, length] and labels and extras [B, 1] float32.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If a record is no Example or does not fit the fields.
+
+    Example:
+        >>> example = tf.train.Example()
+        >>> example.features.feature["a"].int64_list.value.extend([4, 5])
+        >>> field = Field("a", "sparse", is_list=True, vocabulary_size=9)
+        >>> parse_batch(tf.constant([example.SerializeToString()]), [field])["a"].numpy().tolist()
+        [[4, 5]]
+    """
+    fields = tuple(fields)
+    parsed = tf.io.parse_example(serialized, feature_spec(fields))
+    batch: dict[str, tf.Tensor | tf.RaggedTensor] = {}
+    for field in fields:
+        values = parsed[field.stored_name]
+        if not field.is_list:
+            batch[field.name] = values
+            continue
+        if field.kind == WEIGHTED_SPARSE:
+            weights = parsed[field.weight_name]
+            # tf.data prunes what no output depends on, so both outputs depend on the assertion.
+            check = tf.debugging.assert_equal(
+                values.row_splits,
+                weights.row_splits,
+                message=f"field {field.name!r} needs {WEIGHT_MISMATCH} in each record",
+            )
+            with tf.control_dependencies([check] if check is not None else []):
+                weights = weights.with_values(tf.identity(weights.values))
+                values = values.with_values(tf.identity(values.values))
+            batch[field.weight_name] = _list(weights, field.max_length, ragged)
+        batch[field.name] = _list(values, field.max_length, ragged)
+    return batch
+
+
+def feature_spec(fields: Iterable[Field]) -> Mapping[str, Any]:
+    """Returns what `tf.io.parse_example` needs to know about the fields."""
+    spec: dict[str, Any] = {}
+    for field in fields:
+        dtype = tf.string if field.dtype == "string" else tf.int64
+        if field.kind in (LABEL, EXTRA):
+            spec[field.stored_name] = tf.io.FixedLenFeature([1], tf.float32)
+        elif field.kind == DENSE:
+            spec[field.stored_name] = tf.io.FixedLenFeature([field.length], tf.float32)
+        elif field.is_list:
+            spec[field.stored_name] = tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64)
+            if field.kind == WEIGHTED_SPARSE:
+                spec[field.weight_name] = tf.io.RaggedFeature(tf.float32, row_splits_dtype=tf.int64)
+        elif field.source is not None:
+            # The source's own entry knows whether a sample may lack the value; it wins below.
+            spec.setdefault(field.stored_name, tf.io.FixedLenFeature([], dtype, _PADDING[dtype]))
+        elif field.kind == IMAGE:
+            spec[field.stored_name] = tf.io.FixedLenFeature([], dtype, NO_ID)
+        else:
+            spec[field.stored_name] = tf.io.FixedLenFeature([], dtype)
+    return spec
+
+
+def _list(values: tf.RaggedTensor, max_length: int | None, ragged: bool) -> Any:
+    if max_length is not None:
+        values = values[:, :max_length]
+    return values if ragged else values.to_tensor(_PADDING[values.dtype])

@@ -1,0 +1,140 @@
+"""TensorFlow's read errors, told again with the file, the record and the byte offset."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import struct
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from amstf.data.parsing import WEIGHT_MISMATCH, parse_batch
+from amstf.data.samples_reader import Samples
+from amstf.errors import SampleError
+
+# A TFRecord is: uint64 length, 4 bytes CRC of it, the data, 4 bytes CRC of the data.
+_HEADER = struct.Struct("<QI")
+_FOOTER_BYTES = 4
+_CHUNK = 1024
+_PARSE_ERROR = re.compile(
+    "|".join(("[Pp]arse ?[Ee]xample", "could not be found", "Data types? ", WEIGHT_MISMATCH))
+)
+
+
+@contextlib.contextmanager
+def record_errors(samples: Samples, split: str) -> Iterator[None]:
+    """Turns TensorFlow's error about a bad record into one that says where the record is.
+
+    TensorFlow says neither the file nor the record. To carry both along would cost every good
+    record something, so the split is read once more when an error has come up. Other errors, and
+    errors that the second reading does not confirm, pass unchanged.
+
+    Args:
+        samples: The data set that the block reads.
+        split: The split that the block reads.
+
+    Raises:
+        SampleError: Instead of DataLossError or InvalidArgumentError, names file, number of the
+            record in the file (from 0), byte offset of its beginning, and what is wrong.
+
+    Example:
+        >>> def train(model, samples):
+        ...     with record_errors(samples, "train"):
+        ...         model.fit(samples.dataset("train", 512))
+    """
+    samples.files(split)
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        # A model's own errors can be InvalidArgumentErrors too; do not read all data for them.
+        is_parse_error = _PARSE_ERROR.search(error.message)
+        if isinstance(error, tf.errors.InvalidArgumentError) and not is_parse_error:
+            raise
+        found = _located(samples, split)
+        if found is None:
+            raise
+        raise found from error
+
+
+def find_bad_record(samples: Samples, split: str) -> SampleError | None:
+    """Reads a split and returns an error that names its first bad record, or None if all are good.
+
+    Args:
+        samples: The data set.
+        split: Name of the split.
+    """
+    for path in samples.files(split):
+        done = 0
+        chunks = iter(tf.data.TFRecordDataset(path).batch(_CHUNK))
+        while True:
+            try:
+                chunk = next(chunks, None)
+            except tf.errors.DataLossError as error:
+                return _damaged(path, error)
+            if chunk is None:
+                break
+            if _parse_problem(samples, chunk):
+                for k, record in enumerate(chunk):
+                    if problem := _parse_problem(samples, record[tf.newaxis]):
+                        return _error(path, done + k, None, problem)
+            done += len(chunk)
+    return None
+
+
+def _located(samples: Samples, split: str) -> SampleError | None:
+    # A file that was damaged after it was opened shows in its size first.
+    try:
+        samples.manifest.verify(samples.directory)
+    except SampleError as damage:
+        return damage
+    return find_bad_record(samples, split)
+
+
+def _parse_problem(samples: Samples, serialized: tf.Tensor) -> str | None:
+    try:
+        parse_batch(serialized, samples.schema.fields)
+    except tf.errors.InvalidArgumentError as error:
+        return _readable(error.message)
+    return None
+
+
+def _readable(message: str) -> str:
+    message = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", message)
+    message = re.sub(r"Name: <unknown>, ?", "", message)
+    return message.split("Condition x")[0].strip().split("\n")[0][:300]
+
+
+def _damaged(path: str, error: tf.errors.DataLossError) -> SampleError:
+    position = re.search(r"record at (\d+)", error.message)
+    at = int(position.group(1)) if position else 0
+    # The position is that of the header or of the data behind it, so look for the whole record.
+    for number, (offset, end) in enumerate(_frames(path)):
+        if at < end:
+            return _error(path, number, offset, "the record is damaged, its checksum is wrong")
+    return _error(path, None, at, "the file is damaged")
+
+
+def _error(path: str, number: int | None, offset: int | None, problem: str) -> SampleError:
+    if offset is None and number is not None:
+        offset = next(itertools.islice(_frames(path), number, None))[0]
+    record = "" if number is None else f"record {number} "
+    return SampleError(
+        f"{path}: {record}at byte {offset} cannot be read: {problem}. "
+        "Copy the file again, or write the data set again"
+    )
+
+
+def _frames(path: str) -> Iterator[tuple[int, int]]:
+    """Yields first byte and end of every record, as far as lengths can be followed."""
+    size = os.path.getsize(path)
+    offset = 0
+    with open(path, "rb") as file:
+        while offset + _HEADER.size <= size:
+            file.seek(offset)
+            (length, _) = _HEADER.unpack(file.read(_HEADER.size))
+            end = offset + _HEADER.size + length + _FOOTER_BYTES
+            yield offset, end
+            offset = end

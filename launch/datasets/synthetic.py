@@ -1,0 +1,377 @@
+"""Synthetic clicks in which images carry taste, from a click model that is known.
+
+Every item has a latent visual style, every user a taste in styles. An image's features are a fixed,
+random, nonlinear map of the style plus noise: a trainable embedding model can find the style in
+them. With z the style of item i, w the taste of user u, and c the context, all parts of unit
+variance before they are scaled by a strength:
+
+    logit P(click) = bias + propensity(u)
+                     + visible(z) + hidden(i)        quality, seen in the image | by the id only
+                     + taste(w, z)                   needs the images (or very many clicks per id)
+                     + ids(brand, gender, category, age, hour)
+
+so IDs alone learn much about items with history, images more, and about new items only images and
+the few shared IDs (category, brand) say anything. The true probability is stored with each sample.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+from tqdm import tqdm
+
+from amstf.data import SampleWriter, add_info, set_image_store
+from amstf.errors import ConfigError
+from amstf.metrics.auc import auc, gauc
+from amstf.schema import Field, Schema
+from amstf.store import ImageStoreWriter
+
+SPLITS = ("train", "validation", "test")
+CATEGORIES, BRANDS, AGES, HOURS = 20, 50, 7, 24
+_STORE_ROWS = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticConfig:
+    """Size and nature of a synthetic data set.
+
+    Attributes:
+        users: Number of users.
+        items: Number of items, each with one image.
+        impressions: Number of samples of all splits together.
+        image_width: Features of an image, F. The paper's VGG16 features have 4,096.
+        behaviours: Most earlier clicks that a sample holds.
+        new_items: Share of the items that appear only in the test split.
+        new_item_impressions: Share of the test impressions that show one of them.
+        validation_share: Share of the impressions in the validation split.
+        test_share: Share of the impressions in the test split, the last in time.
+        seed: Makes the same data every time.
+        style_width: Dimensions of the latent style.
+        style_from_category: Share of the variance of style that an item's category explains.
+        zipf: Exponent of item popularity.
+        bias: Logit of a click when all else is at its mean.
+        propensity: Strength (standard deviation of the logit) of how much a user clicks at all.
+        visible_quality: Strength of the quality that the image shows.
+        hidden_quality: Strength of the quality that only an item's history shows.
+        taste: Strength of the match of taste and style.
+        id_effects: Strength of what brand, gender, category, age and hour add.
+        image_noise: Standard deviation of the noise of a feature, where the signal has 1.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    users: int = 1500
+    items: int = 3000
+    impressions: int = 130_000
+    image_width: int = 512
+    behaviours: int = 16
+    new_items: float = 0.2
+    new_item_impressions: float = 0.3
+    validation_share: float = 0.08
+    test_share: float = 0.15
+    seed: int = 1
+    style_width: int = 3
+    style_from_category: float = 0.2
+    zipf: float = 0.8
+    bias: float = -1.4
+    propensity: float = 0.5
+    visible_quality: float = 0.5
+    hidden_quality: float = 0.6
+    taste: float = 1.0
+    id_effects: float = 0.4
+    image_noise: float = 0.4
+
+    def __post_init__(self) -> None:
+        for name in ("users", "items", "impressions", "image_width", "behaviours", "style_width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("new_items", "new_item_impressions", "validation_share", "test_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(
+                    f"--{name} is {getattr(self, name)}; it is a share, from 0 to less than 1"
+                )
+        if self.validation_share + self.test_share >= 1:
+            raise ConfigError(
+                f"--validation_share {self.validation_share} and --test_share {self.test_share} "
+                "leave nothing to train on; their sum must be less than 1"
+            )
+        if self.seed < 0:
+            raise ConfigError(f"--seed is {self.seed}; it must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticLog:
+    """Impressions in order of time: N of them, of users [V] and items [M].
+
+    Attributes:
+        user: int64 [N].
+        item: int64 [N].
+        hour: int64 [N].
+        probability: float32 [N], the true click probability.
+        click: bool [N].
+        split: int64 [N], index into `SPLITS`.
+        age: int64 [V].
+        gender: int64 [V].
+        category: int64 [M].
+        brand: int64 [M].
+        is_new: bool [M], whether an item is meant for the test only.
+        style: float32 [M, style_width].
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    hour: np.ndarray
+    probability: np.ndarray
+    click: np.ndarray
+    split: np.ndarray
+    age: np.ndarray
+    gender: np.ndarray
+    category: np.ndarray
+    brand: np.ndarray
+    is_new: np.ndarray
+    style: np.ndarray
+
+
+def prepare(
+    config: SyntheticConfig,
+    directory: str | pathlib.Path,
+    *,
+    num_shards: int = 8,
+    image_dtype: str = "float16",
+) -> dict[str, int]:
+    """Makes a synthetic data set.
+
+    Args:
+        config: Its size and nature.
+        directory: The data set directory to fill.
+        num_shards: Files per split.
+        image_dtype: Stored type of the features, "float32" or "float16".
+
+    Returns:
+        The number of samples by split.
+    """
+    directory = pathlib.Path(directory)
+    log = generate(config)
+    with ImageStoreWriter(
+        directory / "images.h5",
+        config.image_width,
+        image_dtype,
+        attributes={"made_by": "launch.prepare synthetic", "seed": config.seed},
+    ) as store:
+        for begin, features in image_features(config, log.style):
+            store.write(np.arange(begin, begin + len(features)), features)
+
+    schema = make_schema(config)
+    counts = np.bincount(log.split, minlength=len(SPLITS)).tolist()
+    clicks = behaviours(log, config.behaviours)
+    with tqdm(None, "samples", len(log.user), disable=None, unit_scale=True) as progress:
+        for index, split in enumerate(SPLITS):
+            if not counts[index]:
+                continue
+            with SampleWriter(directory, schema, split, num_shards) as writer:
+                for row in np.flatnonzero(log.split == index):
+                    writer.write(_sample(log, row, clicks))
+                    progress.update()
+    set_image_store(directory, "images.h5")
+    add_info(
+        directory,
+        source="synthetic",
+        config=dataclasses.asdict(config),
+        click_rate=round(float(log.click.mean()), 4),
+        best_reachable=best_reachable(log),
+    )
+    return dict(zip(SPLITS, counts, strict=True))
+
+
+def make_schema(config: SyntheticConfig) -> Schema:
+    """Returns the fields of a synthetic data set."""
+    listed = {"is_list": True, "max_length": config.behaviours}
+    images = {"table": "image_id", "vocabulary_size": config.items}
+    return Schema(
+        (
+            Field("user", "sparse", side="user", vocabulary_size=config.users),
+            Field("age", "sparse", side="user", vocabulary_size=AGES),
+            Field("gender", "sparse", side="user", vocabulary_size=2),
+            Field("behaviour_images", "image", side="user", **listed),
+            Field(
+                "behaviour_image_ids",
+                "sparse",
+                side="user",
+                source="behaviour_images",
+                **listed,
+                **images,
+            ),
+            Field("item", "sparse", side="ad", vocabulary_size=config.items),
+            Field("category", "sparse", side="ad", vocabulary_size=CATEGORIES),
+            Field("brand", "sparse", side="ad", vocabulary_size=BRANDS),
+            Field("ad_image", "image", side="ad"),
+            Field("ad_image_id", "sparse", side="ad", source="ad_image", **images),
+            Field("hour", "sparse", side="context", vocabulary_size=HOURS),
+            Field("click", "label"),
+            Field("group", "group", side="user", source="user"),
+            Field("true_probability", "extra"),
+        ),
+        item="item",
+    )
+
+
+def generate(config: SyntheticConfig) -> SyntheticLog:
+    """Draws users, items, and the impressions in order of time; the same for the same config."""
+    rng = np.random.default_rng(config.seed)
+    users, items, count, width = config.users, config.items, config.impressions, config.style_width
+
+    age, gender = rng.integers(AGES, size=users), rng.integers(2, size=users)
+    category, brand = rng.integers(CATEGORIES, size=items), rng.integers(BRANDS, size=items)
+    shared = config.style_from_category
+    style = np.sqrt(shared) * rng.normal(size=(CATEGORIES, width))[category]
+    style += np.sqrt(1 - shared) * rng.normal(size=(items, width))
+    # Tastes of one length: every user has one, so that behaviours are worth as much for each.
+    taste = rng.normal(size=(users, width))
+    taste /= np.linalg.norm(taste, axis=1, keepdims=True)
+    visible = _unit(np.tanh(style @ rng.normal(size=width)))
+    propensity, hidden = rng.normal(size=users), rng.normal(size=items)
+    gender_brand = rng.normal(size=(2, BRANDS))
+    age_category = rng.normal(size=(AGES, CATEGORIES))
+    hour_effect = _unit(np.sin(np.arange(HOURS) * (2 * np.pi / HOURS)))
+
+    is_new = np.zeros(items, bool)
+    is_new[rng.permutation(items)[: int(config.new_items * items)]] = True
+    num_test = int(config.test_share * count)
+    num_validation = int(config.validation_share * count)
+    split = np.zeros(count, np.int64)
+    split[count - num_test - num_validation :] = 1
+    split[count - num_test :] = 2
+
+    activity = rng.gamma(2.0, size=users)
+    user = rng.choice(users, size=count, p=activity / activity.sum())
+    item = _popular(rng, np.flatnonzero(~is_new), count, config.zipf)
+    if is_new.any():
+        shows_new = (split == 2) & (rng.random(count) < config.new_item_impressions)
+        item[shows_new] = _popular(rng, np.flatnonzero(is_new), shows_new.sum(), config.zipf)
+    hour = rng.integers(HOURS, size=count)
+
+    ids = gender_brand[gender[user], brand[item]] + age_category[age[user], category[item]]
+    logit = (
+        config.bias
+        + config.propensity * propensity[user]
+        + config.visible_quality * visible[item]
+        + config.hidden_quality * hidden[item]
+        + config.taste * np.einsum("nk,nk->n", taste[user], style[item])
+        + config.id_effects * (ids + hour_effect[hour]) / np.sqrt(3)
+    )
+    probability = (1 / (1 + np.exp(-logit))).astype(np.float32)
+    return SyntheticLog(
+        user=user,
+        item=item,
+        hour=hour,
+        probability=probability,
+        click=rng.random(count) < probability,
+        split=split,
+        age=age,
+        gender=gender,
+        category=category,
+        brand=brand,
+        is_new=is_new,
+        style=style.astype(np.float32),
+    )
+
+
+def image_features(config: SyntheticConfig, style: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the images' features in pieces.
+
+    A fixed random network with one hidden layer maps styles to features that are, like those of a
+    convolutional network behind its last ReLU, not negative.
+
+    Args:
+        config: The width of the features, their noise, and the seed.
+        style: float32 [M, style_width].
+
+    Yields:
+        The first item of the piece and float32 [n, F].
+    """
+    rng = np.random.default_rng([config.seed, 1])
+    hidden = 4 * style.shape[1]
+    into = rng.normal(size=(style.shape[1], hidden)) / np.sqrt(style.shape[1])
+    shift = rng.normal(size=hidden) / 2
+    out = rng.normal(size=(hidden, config.image_width)) / np.sqrt(hidden / 2)
+    for begin in range(0, len(style), _STORE_ROWS):
+        signal = np.tanh(style[begin : begin + _STORE_ROWS] @ into + shift) @ out
+        noise = config.image_noise * rng.normal(size=signal.shape)
+        yield begin, np.maximum(signal + noise, 0).astype(np.float32)
+
+
+def behaviours(log: SyntheticLog, longest: int) -> list[np.ndarray]:
+    """Returns for each impression the items that its user clicked before, newest first."""
+    earlier: list[np.ndarray] = [np.empty(0, np.int64)] * len(log.user)
+    order = np.argsort(log.user, kind="stable")
+    starts = np.flatnonzero(np.diff(log.user[order], prepend=-1))
+    for own in np.split(order, starts[1:]):
+        clicked = log.item[own][log.click[own]]
+        before = np.cumsum(log.click[own]) - log.click[own]
+        for row, n in zip(own.tolist(), before.tolist(), strict=True):
+            earlier[row] = clicked[max(0, n - longest) : n][::-1]
+    return earlier
+
+
+def best_reachable(log: SyntheticLog) -> dict[str, dict[str, float | int]]:
+    """Returns AUC and GAUC of the true probability: no model can expect to do better.
+
+    Args:
+        log: The impressions.
+
+    Returns:
+        For each split, and for "test, new items" (those that training never shows), `auc`, `gauc`,
+        `impressions` and `clicks`; a measure is left out where no user or no sample has both
+        classes.
+    """
+    parts = {split: log.split == k for k, split in enumerate(SPLITS)}
+    seen = np.zeros(len(log.style), bool)
+    seen[log.item[parts["train"]]] = True
+    parts["test, new items"] = parts["test"] & ~seen[log.item]
+    best = {}
+    for name, rows in parts.items():
+        if not rows.any():
+            continue
+        click, probability = log.click[rows], log.probability[rows]
+        measures = {
+            "auc": auc(click, probability),
+            "gauc": gauc(click, probability, log.user[rows]).value,
+        }
+        best[name] = {
+            **{key: round(value, 5) for key, value in measures.items() if not np.isnan(value)},
+            "impressions": int(rows.sum()),
+            "clicks": int(click.sum()),
+        }
+    return best
+
+
+def _sample(log: SyntheticLog, row: int, clicks: list[np.ndarray]) -> dict:
+    user, item = int(log.user[row]), int(log.item[row])
+    return {
+        "user": user,
+        "age": log.age[user],
+        "gender": log.gender[user],
+        "behaviour_images": clicks[row],
+        "item": item,
+        "category": log.category[item],
+        "brand": log.brand[item],
+        "ad_image": item,
+        "hour": log.hour[row],
+        "click": float(log.click[row]),
+        "true_probability": float(log.probability[row]),
+    }
+
+
+def _popular(
+    rng: np.random.Generator, items: np.ndarray, count: int, exponent: float
+) -> np.ndarray:
+    weights = 1 / np.arange(1, len(items) + 1) ** exponent
+    return rng.choice(rng.permutation(items), size=count, p=weights / weights.sum())
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    return (values - values.mean()) / values.std()

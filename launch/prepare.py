@@ -1,0 +1,154 @@
+"""Makes a data set: samples in three splits (train, validation, test) and an image store.
+
+    python -m launch.prepare synthetic --out=DATASET
+    python -m launch.prepare movielens --ratings=DIR --features=FILE.h5 --out=DATASET
+
+synthetic   Clicks from a known click model in which images carry taste. Items that appear only in
+            the test show how a model does without history. Every sample holds its true click
+            probability, so the summary says the best AUC that any model can reach. Needs nothing.
+movielens   MovieLens-100k: a rating of 4 or 5 is a click, the movie's poster the image, the movies
+            that the user rated so before are the behaviours. The last 20 % of each user's ratings
+            are the test, the 10 % before them the validation.
+
+The directory appears when all is done; a run that fails or is stopped leaves nothing under --out.
+"""
+
+import dataclasses
+import pathlib
+
+from absl import app, flags
+
+from amstf.data import Samples
+from amstf.errors import ConfigError
+from amstf.store import ImageStore
+from launch import program
+from launch.datasets import movielens, synthetic
+from launch.datasets.new_dataset import new_dataset
+
+FLAGS = flags.FLAGS
+KINDS = ("synthetic", "movielens")
+_DEFAULT = synthetic.SyntheticConfig()
+
+flags.DEFINE_string("out", None, "Directory of the data set to make.", required=True)
+flags.DEFINE_bool("overwrite", False, "Whether to replace a data set that is there.")
+flags.DEFINE_integer(
+    "num_shards", 8, "Files per split; at least one for each worker that trains.", lower_bound=1
+)
+flags.DEFINE_enum(
+    "image_dtype",
+    None,
+    ["float16", "float32"],
+    "Stored type of the images' features; if not given float16 for synthetic, float32 for others.",
+)
+flags.DEFINE_string("ratings", None, "movielens: directory with u.data, u.user and u.item.")
+flags.DEFINE_string(
+    "features", None, "movielens: HDF5 file with `ids` (movie ids) and `features` [n, F]."
+)
+flags.DEFINE_bool(
+    "only_with_image", False, "movielens: whether to leave out movies that have no features."
+)
+flags.DEFINE_integer("users", _DEFAULT.users, "synthetic: number of users.")
+flags.DEFINE_integer("items", _DEFAULT.items, "synthetic: number of items, one image each.")
+flags.DEFINE_integer(
+    "impressions", _DEFAULT.impressions, "synthetic: samples of all splits together."
+)
+flags.DEFINE_integer("seed", _DEFAULT.seed, "synthetic: the same seed makes the same data.")
+flags.DEFINE_integer(
+    "image_width",
+    _DEFAULT.image_width,
+    "synthetic: features per image (the VGG16 features of the DICM paper have 4096).",
+)
+flags.DEFINE_integer(
+    "behaviours", _DEFAULT.behaviours, "synthetic: most earlier clicks that a sample holds."
+)
+flags.DEFINE_float(
+    "new_items", _DEFAULT.new_items, "synthetic: share of the items that only the test shows."
+)
+flags.DEFINE_float(
+    "new_item_impressions",
+    _DEFAULT.new_item_impressions,
+    "synthetic: share of the test impressions that show such an item.",
+)
+flags.DEFINE_float(
+    "taste",
+    _DEFAULT.taste,
+    "synthetic: strength of the match of user and image, in standard deviations of the logit.",
+)
+
+
+def main(arguments: list[str]) -> int | None:
+    """Makes the data set that the flags ask for and prints what it holds."""
+    if len(arguments) != 1 or arguments[0] not in KINDS:
+        got = arguments[0] if arguments else "nothing"
+        raise app.UsageError(
+            f"say which data set to make: {' or '.join(KINDS)}; got {got}. "
+            f"For example: {program.command_name()} synthetic --out=DATASET"
+        )
+    with new_dataset(FLAGS.out, overwrite=FLAGS.overwrite) as directory:
+        if arguments[0] == "synthetic":
+            _synthetic(directory)
+        else:
+            _movielens(directory)
+    print(summary(FLAGS.out))
+    return None
+
+
+def summary(directory: str) -> str:
+    """Returns a short description of a data set, for people."""
+    samples = Samples.open(directory)
+    info = samples.manifest.info
+    size = sum(path.stat().st_size for path in pathlib.Path(directory).iterdir())
+    lines = [f"{directory}: {info.get('source', 'samples')}, {size / 1e6:,.1f} MB", ""]
+    lines.append(f"  {'split':<12}{'samples':>10}{'clicks':>9}")
+    for split in samples.splits:
+        records = samples.num_records(split)
+        rate = _click_rate(samples, split)
+        lines.append(f"  {split:<12}{records:>10,}{rate:>9.1%}")
+    for name in samples.manifest.images:
+        store = ImageStore.open(samples.image_store_path(name))
+        lines += ["", f"  {name}: {len(store):,} of {store.width} features, {store.dtype}"]
+    best = info.get("best_reachable", {})
+    for part in (name for name in best if name.startswith("test")):
+        measures = [f"{m.upper()} {best[part][m]:.4f}" for m in ("auc", "gauc") if m in best[part]]
+        lines.append(
+            f"  best reachable on {part} ({best[part]['impressions']:,} samples): "
+            f"{', '.join(measures) or 'one class only'}"
+        )
+    lines += ["", f"  next: python -m launch.train --dataset={directory} --model=dicm --out=RUN"]
+    return "\n".join(lines)
+
+
+def _synthetic(directory: pathlib.Path) -> None:
+    names = {field.name for field in dataclasses.fields(synthetic.SyntheticConfig)}
+    config = synthetic.SyntheticConfig(**{n: FLAGS[n].value for n in names & set(FLAGS)})
+    synthetic.prepare(
+        config,
+        directory,
+        num_shards=FLAGS.num_shards,
+        image_dtype=FLAGS.image_dtype or "float16",
+    )
+
+
+def _movielens(directory: pathlib.Path) -> None:
+    for name in ("ratings", "features"):
+        if FLAGS[name].value is None:
+            raise ConfigError(f"movielens needs --{name}; see {program.command_name()} --help")
+    movielens.prepare(
+        FLAGS.ratings,
+        FLAGS.features,
+        directory,
+        only_with_image=FLAGS.only_with_image,
+        num_shards=FLAGS.num_shards,
+        image_dtype=FLAGS.image_dtype or "float32",
+    )
+
+
+def _click_rate(samples: Samples, split: str) -> float:
+    label = samples.schema.labels[0].name
+    batches = samples.dataset(split, 4096, fields=[label], only_inputs=False)
+    clicks = sum(float(batch[label].numpy().sum()) for batch in batches)
+    return clicks / samples.num_records(split)
+
+
+if __name__ == "__main__":
+    program.run(main, argument_names=["KIND"])

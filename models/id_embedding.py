@@ -1,0 +1,274 @@
+"""Embeddings of the ID fields of a batch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+import tf_keras as keras
+
+from amstf.errors import SchemaError
+from amstf.schema import DENSE, NO_ID, SIDES, SPARSE, WEIGHTED_SPARSE, Field, Schema
+from models.blocks import PACKAGE
+
+
+class _FlatIds(NamedTuple):
+    """The N values of a field that are not padding, whatever form the field came in."""
+
+    values: tf.Tensor  # [N] int64 or string
+    samples: tf.Tensor  # [N] int64, ascending: which sample a value belongs to
+    weights: tf.Tensor | None  # [N] float32, of weighted fields
+    batch_size: tf.Tensor  # []
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class IdEmbedding(keras.layers.Layer):
+    """Turns the sparse, weighted sparse and dense fields of a batch into one vector per sample.
+
+    A sparse value is a row of its field's table; a list becomes one vector by the field's combiner,
+    `sum_t w_t e_t` or that divided by `sum_t w_t`; dense values pass through; all is concatenated
+    in the order of the schema (Embedding&MLP, arXiv 1711.06505, section 3).
+
+    Fields that name the same table share it. Each table is asked once per call for the distinct
+    ids of all its fields, so that a row crosses the network once when the table is on a server, and
+    its gradient (IndexedSlices) holds each row once. Ids outside the vocabulary share one row of
+    their own; padding (-1, or the empty string) adds nothing, and an empty list gives zeros.
+
+    Args:
+        schema: The fields; image, label, group and extra fields are passed over.
+        sides: Take only the fields of these sides; all by default.
+        embeddings_initializer: Keras initializer of the tables.
+        embeddings_regularizer: Keras regularizer, applied in training to the rows that a batch
+            touches, each once (the mini-batch aware regularisation of DIN, arXiv 1706.06978, 4.2,
+            with the counts of the batch). Keras' own would touch, and densify, the whole table.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Raises:
+        SchemaError: If the schema has no such field, or a batch lacks a field or misshapes it.
+
+    Example:
+        >>> schema = Schema((
+        ...     Field("user", "sparse", side="user", vocabulary_size=9, embedding_width=4),
+        ...     Field("tags", "sparse", side="ad", is_list=True, vocabulary_size=5),
+        ...     Field("click", "label")))
+        >>> layer = IdEmbedding(schema)
+        >>> batch = {"user": tf.constant([3, 8]), "tags": tf.constant([[0, 1], [4, -1]])}
+        >>> layer(batch).shape
+        TensorShape([2, 16])
+        >>> layer.join(layer(batch, per_field=True), side="ad").shape
+        TensorShape([2, 12])
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        sides: Sequence[str] = SIDES,
+        embeddings_initializer: Any = "uniform",
+        embeddings_regularizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.schema = schema
+        self.sides = tuple(sides)
+        self.fields: tuple[Field, ...] = tuple(
+            field
+            for field in schema.of_kind(SPARSE, WEIGHTED_SPARSE, DENSE)
+            if field.side in self.sides
+        )
+        if not self.fields:
+            raise SchemaError(
+                f"the schema has no sparse or dense field of the sides {', '.join(self.sides)}"
+            )
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
+        self.tables: dict[str, keras.layers.Embedding] = {}
+        self._hashing: dict[str, keras.layers.Hashing] = {}
+        for field in self.fields:
+            if field.kind != DENSE and field.table_name not in self.tables:
+                self._add_table(field)
+
+    def _add_table(self, field: Field) -> None:
+        unknown_row = 0 if field.hash_size else 1
+        initializer = self.embeddings_initializer
+        self.tables[field.table_name] = keras.layers.Embedding(
+            field.num_ids + unknown_row,
+            field.embedding_width,
+            # An initializer without a seed must not be shared: it repeats its numbers.
+            embeddings_initializer=initializer.__class__.from_config(initializer.get_config()),
+            name="table_" + re.sub(r"[^A-Za-z0-9_.-]", "_", field.table_name),
+        )
+        if field.hash_size:
+            self._hashing[field.table_name] = keras.layers.Hashing(field.hash_size)
+
+    @property
+    def width(self) -> int:
+        """Floats per sample of the output."""
+        return sum(_width(field) for field in self.fields)
+
+    def call(
+        self,
+        inputs: Mapping[str, tf.Tensor | tf.RaggedTensor],
+        training: bool | None = None,
+        per_field: bool = False,
+    ) -> tf.Tensor | dict[str, tf.Tensor]:
+        """Embeds a batch.
+
+        Args:
+            inputs: Field name -> ids [B] (or [B, 1]), lists [B, T] padded with -1 or ragged,
+                weights of the same form under `Field.weight_name`, dense [B, length]. More keys
+                may be there.
+            training: Whether the regularizer adds its loss.
+            per_field: Return the fields one by one, for parts that want some of them; see `join`.
+
+        Returns:
+            [B, width], or with `per_field` a dict of field name -> [B, width of the field].
+        """
+        flat = {f.name: _flat_ids(f, inputs) for f in self.fields if f.kind != DENSE}
+        embedded: dict[str, tf.Tensor] = {}
+        for table in self.tables:
+            fields = [f for f in self.fields if f.kind != DENSE and f.table_name == table]
+            embedded.update(self._embed_table(table, fields, flat, bool(training)))
+        for field in self.fields:
+            if field.kind == DENSE:
+                embedded[field.name] = tf.cast(_dense(field, inputs), self.compute_dtype)
+        return embedded if per_field else self.join(embedded)
+
+    def join(self, embedded: Mapping[str, tf.Tensor], side: str | None = None) -> tf.Tensor:
+        """Concatenates what a call with `per_field` returned, all or of one side, to [B, width]."""
+        parts = [embedded[f.name] for f in self.fields if side in (None, f.side)]
+        if not parts:
+            raise SchemaError(f"the schema has no sparse or dense field of side {side!r}")
+        return tf.concat(parts, axis=-1)
+
+    def _embed_table(
+        self, table: str, fields: list[Field], flat: dict[str, _FlatIds], training: bool
+    ) -> dict[str, tf.Tensor]:
+        indices = [self._indices(field, flat[field.name].values) for field in fields]
+        distinct, positions = tf.unique(tf.concat(indices, axis=0))
+        rows = self.tables[table](distinct)
+        if training and self.embeddings_regularizer is not None:
+            self.add_loss(self.embeddings_regularizer(tf.cast(rows, tf.float32)))
+        parts = tf.split(positions, [tf.size(i) for i in indices], num=len(fields))
+        return {
+            field.name: _combine(field, _take(rows, part), flat[field.name])
+            for field, part in zip(fields, parts, strict=True)
+        }
+
+    def _indices(self, field: Field, values: tf.Tensor) -> tf.Tensor:
+        if field.hash_size:
+            return self._hashing[field.table_name](values)
+        known = (values >= 0) & (values < field.num_ids)
+        return tf.where(known, values, tf.constant(field.num_ids, tf.int64))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "schema": self.schema.to_json(),
+            "sides": list(self.sides),
+            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> IdEmbedding:
+        """Makes the layer that `get_config` described, without its weights."""
+        return cls(**{**config, "schema": Schema.from_json(config["schema"])})
+
+
+def value_of(field_name: str, inputs: Mapping[str, Any]) -> Any:
+    """Returns a batch's tensor of that name; raises SchemaError if the batch lacks it."""
+    try:
+        return inputs[field_name]
+    except KeyError:
+        raise SchemaError(
+            f"the batch has no {field_name!r}, which the model's schema names; "
+            f"it has {', '.join(sorted(inputs))}"
+        ) from None
+
+
+def one_per_sample(field: Field, values: tf.Tensor) -> tf.Tensor:
+    """Returns a field that is no list as [B]; Keras hands such inputs on as [B] or [B, 1]."""
+    shape = values.shape
+    is_column = shape.rank == 2 and shape[1] == 1
+    if isinstance(values, tf.RaggedTensor) or not (shape.rank == 1 or is_column):
+        raise SchemaError(f"field {field.name!r} has shape {shape}; wanted [B], it is not a list")
+    return tf.reshape(values, [-1])
+
+
+def _flat_ids(field: Field, inputs: Mapping[str, Any]) -> _FlatIds:
+    ids = value_of(field.name, inputs)
+    weights = value_of(field.weight_name, inputs) if field.kind == WEIGHTED_SPARSE else None
+    if not field.is_list:
+        values = one_per_sample(field, ids)
+        batch_size = tf.size(values, tf.int64)
+        samples = tf.range(batch_size)
+    elif isinstance(ids, tf.RaggedTensor):
+        values, samples, batch_size = ids.values, ids.value_rowids(), ids.nrows()
+        if weights is not None:
+            weights = weights.values
+    else:
+        if ids.shape.rank != 2:
+            raise SchemaError(f"field {field.name!r} has shape {ids.shape}; wanted [B, T]")
+        size, length = tf.unstack(tf.shape(ids, tf.int64))
+        values, batch_size = tf.reshape(ids, [-1]), size
+        samples = tf.repeat(tf.range(size), length)
+        if weights is not None:
+            weights = tf.reshape(weights, [-1])
+    if values.dtype != tf.string:
+        values = tf.cast(values, tf.int64)
+    is_string = values.dtype == tf.string
+    if is_string != (field.dtype == "string"):
+        raise SchemaError(f"field {field.name!r} holds {values.dtype.name}, wanted {field.dtype}")
+    kept = tf.where(values != ("" if is_string else tf.constant(NO_ID, tf.int64)))[:, 0]
+    return _FlatIds(
+        tf.gather(values, kept),
+        tf.gather(samples, kept),
+        None if weights is None else tf.gather(weights, kept),
+        batch_size,
+    )
+
+
+def _combine(field: Field, rows: tf.Tensor, ids: _FlatIds) -> tf.Tensor:
+    """Combines [N, width] rows to [B, width]."""
+    weights = None if ids.weights is None else tf.cast(ids.weights, rows.dtype)
+    if weights is not None:
+        rows *= weights[:, None]
+    combined = tf.math.unsorted_segment_sum(rows, ids.samples, ids.batch_size)
+    if field.combiner == "mean":
+        if weights is None:
+            weights = tf.ones_like(ids.samples, rows.dtype)
+        total = tf.math.unsorted_segment_sum(weights, ids.samples, ids.batch_size)
+        combined = tf.math.divide_no_nan(combined, total[:, None])
+    return tf.ensure_shape(combined, [None, field.embedding_width])
+
+
+@tf.custom_gradient
+def _take(rows: tf.Tensor, positions: tf.Tensor) -> Any:
+    """Gathers rows; its gradient is dense.
+
+    `tf.gather` would hand IndexedSlices of the few distinct rows to the table's own gather, which
+    then warns that it has to convert them.
+    """
+
+    def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        return tf.math.unsorted_segment_sum(upstream, positions, tf.shape(rows)[0]), None
+
+    return tf.gather(rows, positions), backward
+
+
+def _dense(field: Field, inputs: Mapping[str, Any]) -> tf.Tensor:
+    values = value_of(field.name, inputs)
+    if field.length == 1 and values.shape.rank == 1:
+        values = values[:, None]
+    if values.shape.rank != 2 or values.shape[1] not in (None, field.length):
+        raise SchemaError(
+            f"field {field.name!r} has shape {values.shape}; wanted [B, {field.length}]"
+        )
+    return tf.ensure_shape(values, [None, field.length])
+
+
+def _width(field: Field) -> int:
+    return field.length if field.kind == DENSE else field.embedding_width
