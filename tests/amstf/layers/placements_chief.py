@@ -78,7 +78,7 @@ def main(store_path: str) -> None:
             "placement": type(layer._placement).__name__,
             "worst": worst,
             "total": counters["total"],
-            "images": [list(server.values())[0]["images"] for server in counters["servers"]],
+            "images": [next(iter(server.values()))["images"] for server in counters["servers"]],
         }
     print(json.dumps(report))
 
