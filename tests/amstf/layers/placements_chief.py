@@ -77,8 +77,8 @@ def main(store_path: str) -> None:
         report[placement] = {
             "placement": type(layer._placement).__name__,
             "worst": worst,
-            "total": counters["total"],
-            "images": [next(iter(server.values()))["images"] for server in counters["servers"]],
+            "total": layer.counters(),
+            "images": [server["images"] for server in counters],
         }
     print(json.dumps(report))
 
