@@ -118,7 +118,7 @@ class AmsEmbedding(keras.layers.Layer):
             embeddings: Their embeddings, float32 [n, D].
         """
         if not len(ids):
-            # A table needs a row to look at; no image has a negative id, so this one is never found.
+            # A table needs a row; no image has a negative id, so this one is never found.
             ids, embeddings = [-1], [[0.0] * self.embedding_width]
         self._table = [
             tf.Variable(values, trainable=False, name=f"{self.name}/{name}")

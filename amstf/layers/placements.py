@@ -45,7 +45,7 @@ class Placement(abc.ABC):
 
     @abc.abstractmethod
     def counters(self, store: ImageStore) -> dict[str, int]:
-        """Reads what was looked up so far, summed over servers; names in `amstf.ops.COUNTER_NAMES`."""
+        """Reads the counters (`amstf.ops.COUNTER_NAMES`) up to now, summed over servers."""
 
 
 def _embed_found(
