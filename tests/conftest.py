@@ -2,8 +2,8 @@
 
 import os
 
-# TensorFlow reads the variable when it is loaded. The programs that tests start must not inherit it:
-# that they are quiet by themselves is tested.
+# TensorFlow reads the variable when it is loaded. The programs that tests start must not inherit
+# it: that they are quiet by themselves is tested.
 if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import tensorflow  # noqa: F401
