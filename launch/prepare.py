@@ -74,6 +74,11 @@ flags.DEFINE_float(
     _DEFAULT.taste,
     "synthetic: strength of the match of user and image, in standard deviations of the logit.",
 )
+flags.DEFINE_integer(
+    "style_width",
+    _DEFAULT.style_width,
+    "synthetic: dimensions of style and taste; more of them are harder to learn.",
+)
 
 
 def main(arguments: list[str]) -> int | None:

@@ -50,7 +50,6 @@ def test_an_existing_data_set_needs_overwrite(made):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out=x"], "error: say which data set to make: synthetic or movielens; got nothing"),
         (["taobao", "--out=x"], "error: say which data set to make: .*; got taobao"),
         (["synthetic"], "error: flag --out is missing"),
         (["synthetic", "--out=x", "--users=0"], "error: --users is 0; it must be at least 1"),
