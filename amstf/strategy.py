@@ -60,27 +60,26 @@ class ModelServers:
             store.files, store.width, tf.as_dtype(store.dtype), num_servers=len(self), server=server
         )
 
-    def counters(self) -> dict[str, Any]:
-        """Reads what each server has served, for each store; callable at any time from the chief.
+    def counters(self, store: ImageStore | None = None) -> list[dict[str, int]]:
+        """Reads what each server has looked up; callable from the chief at any time.
+
+        Args:
+            store: The store to ask about; the sum over all stores that layers use by default.
 
         Returns:
-            {"servers": [{store path: {counter: value}}, ...], "total": {counter: sum}}, counters as in
-            `amstf.ops.COUNTER_NAMES`.
+            For each server s the counters, named as in `amstf.ops.COUNTER_NAMES`.
         """
-        servers: list[dict[str, dict[str, int]]] = []
-        total = dict.fromkeys(ops.COUNTER_NAMES, 0)
+        stores = list(self._stores.values()) if store is None else [store]
+        counters = []
         for server in range(len(self)):
-            served = {}
-            for paths, store in self._stores.items():
-                with tf.device(self.storage_device(server)):
-                    values = ops.image_store_counters(self.open(store, server))
-                served[paths[0]] = dict(
-                    zip(ops.COUNTER_NAMES, map(int, values.numpy()), strict=True)
-                )
-                for name, value in served[paths[0]].items():
-                    total[name] += value
-            servers.append(served)
-        return {"servers": servers, "total": total}
+            total = dict.fromkeys(ops.COUNTER_NAMES, 0)
+            with tf.device(self.storage_device(server)):
+                for one in stores:
+                    values = ops.image_store_counters(self.open(one, server)).numpy()
+                    for name, value in zip(ops.COUNTER_NAMES, values, strict=True):
+                        total[name] += int(value)
+            counters.append(total)
+        return counters
 
 
 class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):  # type: ignore[misc]

@@ -8,16 +8,29 @@ import logging
 import os
 import sys
 import types
+import warnings
 
 
 def _quiet_tensorflow() -> None:
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     if os.environ.get("AMSTF_VERBOSE", "0") not in ("", "0"):
         return
+    # Keras' own reading of a dataset's options, once for each worker; it changes nothing.
+    warnings.filterwarnings("ignore", "To make it possible to preserve tf.data options")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    # TensorFlow adopts the level that its Python logger has when it is imported.
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # TensorFlow adopts the level and filters that its Python logger has when it is imported.
+    logger = logging.getLogger("tensorflow")
+    # A local cluster's launcher reports lost workers itself, in one line.
+    reported = os.environ.get("AMSTF_LOCAL_CLUSTER") == "1"
+    logger.setLevel(logging.CRITICAL if reported else logging.ERROR)
+    logger.addFilter(_keep_first_line)
+
+
+def _keep_first_line(record: logging.LogRecord) -> bool:
+    """TensorFlow logs a lost worker as pages of gRPC; the first line names it."""
+    record.msg, record.args = record.getMessage().partition("\n")[0], ()
+    return True
 
 
 def _say_interrupted(

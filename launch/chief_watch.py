@@ -1,4 +1,4 @@
-"""Waits for the chief of a local cluster, and says what happens to it and to the others meanwhile."""
+"""Waits for the chief of a local cluster, and reports workers and servers that die meanwhile."""
 
 import contextlib
 import os
@@ -112,10 +112,7 @@ class ChiefWatch:
         ended = f"{role} {index} died ({child.describe_end(process)}), log: "
         ended += str(self._log_path(role, index))
         if role == "ps":
-            self._say(
-                f"error: {ended}; its variables are gone and the chief cannot go on. Run the same "
-                "command again to continue from the last checkpoint"
-            )
+            self._say(f"error: {ended}; the chief cannot go on without its variables")
             self._set_deadline(f"ps {index} died")
         elif any(other == "worker" for other, _ in self._others):
             self._say(f"warning: {ended}; the other workers go on")

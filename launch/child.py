@@ -29,14 +29,15 @@ def spawn(
     Args:
       command: the program and its arguments.
       environment: the child's whole environment.
-      stdout, stderr: as for `subprocess.Popen`; by default this process's own.
+      stdout: as for `subprocess.Popen`; by default this process's own.
+      stderr: likewise.
 
     Returns:
       The running process. Its stdin is empty: a background group may not read the terminal.
     """
     parent = os.getpid()
 
-    def tie_to_parent() -> None:
+    def tie_to_parent() -> None:  # Loads and locks nothing: threads may hold locks at the fork.
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # The parent went between fork and prctl: nobody would tell.
             os._exit(1)
@@ -48,7 +49,7 @@ def spawn(
         stdout=stdout,
         stderr=stderr,
         process_group=0,
-        preexec_fn=tie_to_parent,  # noqa: PLW1509 - two system calls, loads and locks nothing
+        preexec_fn=tie_to_parent,
     )
 
 

@@ -110,11 +110,17 @@ class LocalCluster:
         environment = {**os.environ, **self._extra_environment}
         # Lets a lost worker or server be reported to the chief at once, as TensorFlow advises.
         environment.setdefault("GRPC_FAIL_FAST", "use_caller")
+        # gRPC would ask an HTTP proxy for loopback addresses too, and hang.
+        past_proxy = environment.get("no_grpc_proxy") or environment.get("no_proxy")
+        environment["no_grpc_proxy"] = ",".join(filter(None, [past_proxy, _HOST, "localhost"]))
         # All processes share one machine's GPUs, if it has any.
         environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         environment["PYTHONPATH"] = os.pathsep.join(
             filter(None, [str(_ROOT), environment.get("PYTHONPATH")])
         )
+        if role != "chief" and environment.get("TF_CPP_MIN_LOG_LEVEL") == "3":
+            environment["TF_CPP_MIN_LOG_LEVEL"] = "1"  # The terminal is quiet, a log need not be.
+        environment["AMSTF_LOCAL_CLUSTER"] = "1"  # Lost workers are reported here: see ChiefWatch.
         environment["TF_CONFIG"] = self.tf_config(role, index)
         return environment
 
@@ -141,7 +147,8 @@ class LocalCluster:
         Args:
           command: the program and its arguments.
           environment: variables for the chief, on top of `environment()`.
-          stdout, stderr: as for `subprocess.Popen`; by default this process's own.
+          stdout: as for `subprocess.Popen`; by default this process's own.
+          stderr: likewise.
           timeout: seconds after which the chief is killed; None: no limit.
           interrupt_grace: seconds that the chief has to end, e.g. to keep a checkpoint, once it was
             interrupted or its cluster is lost; then it is killed.

@@ -1,4 +1,4 @@
-"""Runs the main function of a program: flags, help, quiet TensorFlow, errors as one line, exit codes.
+"""Runs the main function of a program: flags, help, one-line errors, exit codes.
 
     from launch import program
 
@@ -13,12 +13,14 @@
         program.run(main)
 
 Exit codes: 0 done, 1 an unexpected exception (with its traceback), 2 wrong input or flags (one
-line), 130 interrupted.
+line), 3 a parameter server was lost (one line), 130 interrupted,
+143 terminated. SIGTERM arrives in `main` as a KeyboardInterrupt too, so one clean-up serves both.
 """
 
 import atexit
 import os
 import re
+import signal
 import sys
 import textwrap
 import traceback
@@ -32,9 +34,15 @@ from amstf.errors import AmstfError
 
 EXIT_UNEXPECTED = 1
 EXIT_WRONG_INPUT = 2
+EXIT_LOST_SERVER = 3
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 _final_code: int | None = None
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as an exception."""
 
 
 def run(
@@ -53,7 +61,6 @@ def run(
 
     Example: `program.run(main, argument_names=["KIND"])` for `python -m launch.prepare synthetic`.
     """
-
     quiet_wanted = os.environ.get("AMSTF_VERBOSE", "0") in ("", "0")
 
     def guarded(arguments: list[str]) -> int:
@@ -62,6 +69,7 @@ def run(
             absl_logging.set_verbosity(absl_logging.ERROR)
         return main(arguments) or 0
 
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app.run(
             guarded,
@@ -70,13 +78,22 @@ def run(
         )
     except SystemExit as leaving:
         _leave_in_order(_code_of(leaving))
+    except _Terminated:
+        _say("terminated")
+        _leave_now(EXIT_TERMINATED)
     except KeyboardInterrupt:
         _say("interrupted")
         _leave_now(EXIT_INTERRUPTED)
     except (AmstfError, app.UsageError) as error:
         _say(f"error: {error}")
         _leave_now(EXIT_WRONG_INPUT)
-    except Exception:  # noqa: BLE001 - the last stop: shown in full, then the process ends
+    except Exception as error:
+        if quiet_wanted and _is_lost_server(error):
+            _say(
+                "error: the connection to a parameter server is lost, and with it the variables it "
+                "held; run the same command again to continue from the last checkpoint"
+            )
+            _leave_now(EXIT_LOST_SERVER)
         traceback.print_exc()
         _leave_now(EXIT_UNEXPECTED)
     _leave_in_order(0)
@@ -97,6 +114,12 @@ def help_page(argument_names: Sequence[str] = ()) -> str:
     page += [_describe(flag) for flag in _own_flags()]
     page += ["", "AMSTF_VERBOSE=1 in the environment keeps TensorFlow's logs."]
     return "\n".join(page)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    del frame
+    signal.signal(number, signal.SIG_DFL)  # A second one ends a clean-up that hangs.
+    raise _Terminated
 
 
 def _parse(args: list[str], argument_names: Sequence[str]) -> list[str]:
@@ -148,6 +171,11 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _is_lost_server(error: Exception) -> bool:
+    """By name, not by class: this module does not import TensorFlow."""
+    return type(error).__name__ == "UnavailableError" and "/job:ps/" in str(error)
+
+
 def _code_of(leaving: SystemExit) -> int:
     if leaving.code is None or isinstance(leaving.code, int):
         return leaving.code or 0
@@ -170,7 +198,7 @@ def _leave_now(code: int) -> NoReturn:
 
 
 def _finish() -> None:
-    """Leaves before the interpreter is torn down under TensorFlow's daemon threads (hang, abort)."""
+    """Leaves before Python is torn down under TensorFlow's daemon threads (hang, abort)."""
     if _final_code is not None:
         _leave_now(_final_code)
 

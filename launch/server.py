@@ -87,6 +87,7 @@ def _end(signum: int, frame: object) -> NoReturn:
 
 
 def main(arguments: list[str]) -> int:
+    """Serves the task that the environment names."""
     del arguments
     text = os.environ.get("TF_CONFIG")
     if not text:

@@ -102,6 +102,10 @@ class AmsEmbedding(keras.layers.Layer):
         """Runs E on raw features [n, F] that are not in the store: an image that is new."""
         return self.embedding_model(features, training=False)
 
+    def counters(self) -> dict[str, int]:
+        """Reads what was looked up in the store so far; names in `amstf.ops.COUNTER_NAMES`."""
+        return self._placement.counters(self.store)
+
     def use_table(self, ids: Any, embeddings: Any) -> None:
         """Makes the layer read embeddings computed beforehand instead of running E.
 
@@ -111,6 +115,9 @@ class AmsEmbedding(keras.layers.Layer):
             ids: Image ids in ascending order, int64 [n].
             embeddings: Their embeddings, float32 [n, D].
         """
+        if not len(ids):
+            # A table needs a row to look at; no image has a negative id, so this one is never found.
+            ids, embeddings = [-1], [[0.0] * self.embedding_width]
         self._table = [
             tf.Variable(values, trainable=False, name=f"{self.name}/{name}")
             for name, values in (("image_ids", ids), ("image_embeddings", embeddings))

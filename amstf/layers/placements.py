@@ -43,6 +43,10 @@ class Placement(abc.ABC):
             Embeddings [U, D], with gradients into the variables of E.
         """
 
+    @abc.abstractmethod
+    def counters(self, store: ImageStore) -> dict[str, int]:
+        """Reads what was looked up so far, summed over servers; names in `amstf.ops.COUNTER_NAMES`."""
+
 
 def _embed_found(
     embedding_model: keras.layers.Layer,
@@ -60,6 +64,16 @@ def _embed_found(
 class LocalPlacement(Placement):
     """Everything in the process that runs the step: the embedded default, and the meaning."""
 
+    def counters(self, store: ImageStore) -> dict[str, int]:
+        """See `Placement.counters`."""
+        with tf.device("CPU:0"):
+            values = ops.image_store_counters(self._open(store)).numpy()
+        return dict(zip(ops.COUNTER_NAMES, map(int, values), strict=True))
+
+    @staticmethod
+    def _open(store: ImageStore) -> tf.Tensor:
+        return ops.image_store(store.files, store.width, tf.as_dtype(store.dtype))
+
     def embed(
         self,
         ids: tf.Tensor,
@@ -70,8 +84,7 @@ class LocalPlacement(Placement):
     ) -> tf.Tensor:
         """See `Placement.embed`."""
         with tf.device("CPU:0"):
-            handle = ops.image_store(store.files, store.width, tf.as_dtype(store.dtype))
-            features, found = ops.image_lookup(handle, ids, missing)
+            features, found = ops.image_lookup(self._open(store), ids, missing)
         return _embed_found(embedding_model, features, found, missing, training)
 
 
@@ -80,6 +93,11 @@ class _OnServers(Placement):
 
     def __init__(self, servers: ModelServers) -> None:
         self._servers = servers
+
+    def counters(self, store: ImageStore) -> dict[str, int]:
+        """See `Placement.counters`."""
+        per_server = self._servers.counters(store)
+        return {name: sum(server[name] for server in per_server) for name in ops.COUNTER_NAMES}
 
     def _route(self, ids: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Splits ids [U] by server: the ids of each, and their positions in `ids`."""
@@ -190,6 +208,10 @@ class TablePlacement(Placement):
     def __init__(self, ids: tf.Variable, table: tf.Variable) -> None:
         self._ids = ids
         self._table = table
+
+    def counters(self, store: ImageStore) -> dict[str, int]:
+        """See `Placement.counters`; a table counts nothing."""
+        return dict.fromkeys(ops.COUNTER_NAMES, 0)
 
     def embed(
         self,

@@ -73,8 +73,7 @@ class ImageStoreOp : public tensorflow::ResourceOpKernel<ImageStoreResource> {
                     features_offsets.size() == n,
                 absl::InvalidArgumentError(
                     "paths, file_bytes, rows, ids_offsets and features_offsets differ in length"));
-    options_.type =
-        dtype == tensorflow::DT_HALF ? FeatureType::kFloat16 : FeatureType::kFloat32;
+    options_.type = dtype == tensorflow::DT_HALF ? FeatureType::kFloat16 : FeatureType::kFloat32;
     for (size_t i = 0; i < n; ++i) {
       options_.files.push_back({paths[i], bytes[i], rows[i], ids_offsets[i], features_offsets[i]});
     }
@@ -133,8 +132,8 @@ class ImageLookupOp : public OpKernel {
   void Compute(OpKernelContext* ctx) override {
     const auto start = std::chrono::steady_clock::now();
     tensorflow::core::RefCountPtr<ImageStoreResource> resource;
-    OP_REQUIRES_OK(ctx, tensorflow::LookupResource(
-                            ctx, tensorflow::HandleFromInput(ctx, 0), &resource));
+    OP_REQUIRES_OK(ctx,
+                   tensorflow::LookupResource(ctx, tensorflow::HandleFromInput(ctx, 0), &resource));
     const ImageStore& store = resource->store();
     const Tensor& ids_tensor = ctx->input(1);
     OP_REQUIRES(ctx, ids_tensor.dims() == 1,
@@ -151,22 +150,20 @@ class ImageLookupOp : public OpKernel {
 
     SharedStatus status;
     const auto& threads = *ctx->device()->tensorflow_cpu_worker_threads();
-    tensorflow::Shard(threads.num_threads, threads.workers, count, store.width() * 2,
-                      [&](int64_t begin, int64_t end) {
-                        status.Update(store.Gather(ids.subspan(begin, end - begin),
-                                                   features + begin * store.width(),
-                                                   found + begin));
-                      });
+    tensorflow::Shard(
+        threads.num_threads, threads.workers, count, store.width() * 2,
+        [&](int64_t begin, int64_t end) {
+          status.Update(store.Gather(ids.subspan(begin, end - begin),
+                                     features + begin * store.width(), found + begin));
+        });
     OP_REQUIRES_OK(ctx, status.Get());
-    const int64_t asked =
-        std::count_if(ids.begin(), ids.end(), [](int64_t id) { return id >= 0; });
+    const int64_t asked = std::count_if(ids.begin(), ids.end(), [](int64_t id) { return id >= 0; });
     const int64_t missing = asked - std::count(found, found + count, true);
     resource->Count(asked, missing,
                     std::chrono::duration_cast<std::chrono::nanoseconds>(
                         std::chrono::steady_clock::now() - start)
                         .count());
-    OP_REQUIRES(ctx, missing == 0 || !fail_if_missing_,
-                MissingImages(store, ids, found, missing));
+    OP_REQUIRES(ctx, missing == 0 || !fail_if_missing_, MissingImages(store, ids, found, missing));
   }
 
  private:
@@ -179,8 +176,8 @@ class ImageStoreCountersOp : public OpKernel {
 
   void Compute(OpKernelContext* ctx) override {
     tensorflow::core::RefCountPtr<ImageStoreResource> resource;
-    OP_REQUIRES_OK(ctx, tensorflow::LookupResource(
-                            ctx, tensorflow::HandleFromInput(ctx, 0), &resource));
+    OP_REQUIRES_OK(ctx,
+                   tensorflow::LookupResource(ctx, tensorflow::HandleFromInput(ctx, 0), &resource));
     const std::vector<int64_t> counters = resource->Counters();
     Tensor* out = nullptr;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, {kNumCounters}, &out));

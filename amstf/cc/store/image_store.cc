@@ -47,9 +47,6 @@ absl::Status ImageStoreOptions::Validate() const {
 absl::StatusOr<std::unique_ptr<ImageStore>> ImageStore::Open(const ImageStoreOptions& options) {
   if (absl::Status status = options.Validate(); !status.ok()) return status;
   std::unique_ptr<ImageStore> store(new ImageStore(options));
-  int64_t rows = 0;
-  for (const StoreFile& file : options.files) rows += file.rows;
-  store->rows_.reserve(rows / options.num_servers);
   for (const StoreFile& file : options.files) {
     if (absl::Status status = store->AddFile(file); !status.ok()) return status;
   }
@@ -72,10 +69,12 @@ absl::Status ImageStore::AddFile(const StoreFile& file) {
   }
   if (!RangeFits(file.ids_offset, file.rows, sizeof(int64_t), mapped.size()) ||
       !RangeFits(file.features_offset, file.rows, row_bytes, mapped.size())) {
-    return absl::DataLossError(
-        absl::StrCat(file.path, " has ", mapped.size(), " bytes, too few for ", file.rows,
-                     " images of ", options_.width, " features: the file was cut"));
+    return absl::DataLossError(absl::StrCat(file.path, " has ", mapped.size(),
+                                            " bytes, too few for ", file.rows, " images of ",
+                                            options_.width, " features: the file was cut"));
   }
+  // Only now: a number of rows that the file cannot hold must not reach an allocation.
+  rows_.reserve(rows_.size() + file.rows / options_.num_servers);
   const uint8_t* ids = mapped.data() + file.ids_offset;
   const uint8_t* features = mapped.data() + file.features_offset;
   for (int64_t row = 0; row < file.rows; ++row) {

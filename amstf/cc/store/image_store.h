@@ -40,7 +40,8 @@ struct ImageStoreOptions {
   int64_t width = 0;  // Features of an image (F).
   FeatureType type = FeatureType::kFloat32;
   int64_t num_servers = 1;
-  int64_t server = 0;  // This server's index; it holds the buckets b with b % num_servers == server.
+  int64_t server =
+      0;  // This server's index; it holds the buckets b with b % num_servers == server.
 
   // InvalidArgument if a value makes no sense.
   absl::Status Validate() const;

@@ -4,11 +4,6 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-// One binary for all machines: the compiler makes a version of the function for each instruction
-// set and the loader takes the best that the processor has.
-#define AMSTF_VECTOR_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define AMSTF_VECTOR_CLONES
 #endif
 
 namespace amstf {
@@ -17,7 +12,7 @@ namespace {
 // Block of floats that is copied and then checked while it is still in the first-level cache.
 constexpr int64_t kBlock = 1024;
 
-AMSTF_VECTOR_CLONES bool AllFinite(const float* values, int64_t count) {
+inline __attribute__((always_inline)) bool AllFinite(const float* values, int64_t count) {
   constexpr uint32_t kExponent = 0x7f800000u;
   uint32_t bad = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -51,7 +46,20 @@ void HalvesToFloats(const uint16_t* halves, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = HalfToFloat(halves[i]);
 }
 
+bool AllFinitePlain(const float* values, int64_t count) { return AllFinite(values, count); }
+
 #if defined(__x86_64__)
+// One binary serves all machines: what the processor has is asked when the first row is copied.
+// (The compiler's own way, target_clones, asks before the thread sanitizer is ready and crashes
+// there.)
+__attribute__((target("avx2"))) bool AllFiniteAvx2(const float* values, int64_t count) {
+  return AllFinite(values, count);
+}
+
+__attribute__((target("avx512f"))) bool AllFiniteAvx512(const float* values, int64_t count) {
+  return AllFinite(values, count);
+}
+
 __attribute__((target("avx,f16c"))) void HalvesToFloatsF16c(const uint16_t* halves, int64_t count,
                                                             float* out) {
   int64_t i = 0;
@@ -63,28 +71,36 @@ __attribute__((target("avx,f16c"))) void HalvesToFloatsF16c(const uint16_t* halv
 }
 #endif
 
-using HalfConverter = void (*)(const uint16_t*, int64_t, float*);
+struct RowFunctions {
+  bool (*all_finite)(const float*, int64_t) = AllFinitePlain;
+  void (*halves_to_floats)(const uint16_t*, int64_t, float*) = HalvesToFloats;
+};
 
-HalfConverter BestHalfConverter() {
+RowFunctions BestRowFunctions() {
+  RowFunctions best;
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx") && __builtin_cpu_supports("f16c")) return HalvesToFloatsF16c;
+  if (__builtin_cpu_supports("avx2")) best.all_finite = AllFiniteAvx2;
+  if (__builtin_cpu_supports("avx512f")) best.all_finite = AllFiniteAvx512;
+  if (__builtin_cpu_supports("avx") && __builtin_cpu_supports("f16c")) {
+    best.halves_to_floats = HalvesToFloatsF16c;
+  }
 #endif
-  return HalvesToFloats;
+  return best;
 }
 
 }  // namespace
 
 bool CopyRow(FeatureType type, const void* row, int64_t width, float* out) {
-  static const HalfConverter convert_halves = BestHalfConverter();
+  static const RowFunctions best = BestRowFunctions();
   bool finite = true;
   for (int64_t begin = 0; begin < width; begin += kBlock) {
     const int64_t count = width - begin < kBlock ? width - begin : kBlock;
     if (type == FeatureType::kFloat32) {
       std::memcpy(out + begin, static_cast<const float*>(row) + begin, count * sizeof(float));
     } else {
-      convert_halves(static_cast<const uint16_t*>(row) + begin, count, out + begin);
+      best.halves_to_floats(static_cast<const uint16_t*>(row) + begin, count, out + begin);
     }
-    finite &= AllFinite(out + begin, count);
+    finite &= best.all_finite(out + begin, count);
   }
   return finite;
 }

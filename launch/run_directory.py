@@ -1,0 +1,162 @@
+"""A run directory: what a training leaves behind, and how the other programs find it again.
+
+    RUN/config.json       what was asked for
+    RUN/schema.json       the fields that the model was trained on
+    RUN/checkpoints/      the newest checkpoints, to continue from
+    RUN/best/             the checkpoint with the best validation AUC
+    RUN/history.csv       a row for each log interval and each validation
+    RUN/curves.png        loss and AUC by step
+    RUN/tensorboard/      the same for TensorBoard
+    RUN/report.json       the end: configuration, versions, metrics, times, counters
+    RUN/logs/             output of workers and servers of a local cluster
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from amstf.errors import ConfigError
+
+MODELS = ("embedding_mlp", "dicm")
+AGGREGATORS = ("sum", "attentive")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What a run was asked for.
+
+    Attributes:
+        dataset: Directory of the data set.
+        model: One of `MODELS`.
+        hidden: Widths of the MLP.
+        dropout: Dropout of the MLP in training.
+        tower: Widths of the trainable part of E; the last is D.
+        tower_dropout: Dropout of E in training.
+        aggregator: How DICM pools behaviour images, one of `AGGREGATORS`.
+        missing: What an image that the store lacks does, "error" or "zeros".
+        placement: Where E runs on a cluster, "servers" or "workers".
+        batch_size: Samples per step and worker (B).
+        epochs: Passes over the training split.
+        learning_rate: Of Adam.
+        seed: Of initial weights and of shuffling.
+        patience: Validations without a better AUC until training stops; 0: never.
+        image_width: Raw features of an image (F); 0 for a model without images.
+    """
+
+    dataset: str
+    model: str
+    hidden: tuple[int, ...]
+    dropout: float
+    tower: tuple[int, ...]
+    tower_dropout: float
+    aggregator: str
+    missing: str
+    placement: str
+    batch_size: int
+    epochs: int
+    learning_rate: float
+    seed: int
+    patience: int
+    image_width: int = 0
+
+    def to_json(self) -> str:
+        """Returns the configuration as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+
+# What may change between two calls that continue one run.
+_MAY_CHANGE = ("epochs", "patience", "placement", "dataset")
+_NOT_YET_KNOWN = ("image_width", 0)  # Before the image store is open.
+
+
+class RunDirectory:
+    """Paths and files of a run.
+
+    Args:
+        path: The directory.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = pathlib.Path(path)
+        self.config = self.path / "config.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"
+        self.history = self.path / "history.csv"
+        self.curves = self.path / "curves.png"
+        self.tensorboard = self.path / "tensorboard"
+        self.report = self.path / "report.json"
+        self.logs = self.path / "logs"
+
+    def check(self, config: RunConfig) -> None:
+        """Checks that the directory is free, or holds a run that `config` continues.
+
+        Raises:
+            ConfigError: Naming what differs.
+        """
+        if not self.config.exists():
+            return
+        before = dataclasses.asdict(self.read_config())
+        differing = [
+            f"{name} {before[name]!r} (now {value!r})"
+            for name, value in dataclasses.asdict(config).items()
+            if name not in _MAY_CHANGE and before[name] != value and (name, value) != _NOT_YET_KNOWN
+        ]
+        if differing:
+            raise ConfigError(
+                f"{self.path} holds a run with {', '.join(differing)}; to continue it, ask for the "
+                "same, to start another, choose another --out"
+            )
+
+    def begin(self, config: RunConfig) -> None:
+        """Writes the configuration of a run that begins or goes on; see `check`."""
+        self.check(config)
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.config, config.to_json())
+
+    def read_config(self) -> RunConfig:
+        """Reads the configuration of the run.
+
+        Raises:
+            ConfigError: If the directory holds no run, or one of another version.
+        """
+        content = read_json(self.config, "a run; python -m launch.train makes one")
+        names = {field.name for field in dataclasses.fields(RunConfig)}
+        if not isinstance(content, dict) or content.keys() != names:
+            raise ConfigError(f"{self.config} is not the configuration of a run of this version")
+        lists = {name: tuple(v) for name, v in content.items() if isinstance(v, list)}
+        return RunConfig(**{**content, **lists})
+
+
+def read_json(path: pathlib.Path, what: str) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: The file.
+        what: What the directory of the file should be, for the message.
+
+    Raises:
+        ConfigError: If the file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist: {path.parent} is not {what}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a file that is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file that is there whole or not at all."""
+    write_atomically(path, json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,40 @@
+"""An example program.
+
+Its second paragraph.
+"""
+
+import os
+import signal
+
+from absl import flags
+
+from amstf.errors import ConfigError
+from launch import program
+
+_HOW = flags.DEFINE_enum("how", "well", ["well", "wrong", "crash", "slow", "lost"], "How it ends.")
+_DATASET = flags.DEFINE_string("dataset", None, "Directory of the data set.", required=True)
+flags.DEFINE_integer("batch_size", 8, "Samples of a step.", lower_bound=1)
+flags.DEFINE_bool("resume", True, "Go on where the last run stopped.")
+
+
+class UnavailableError(Exception):
+    """Named as TensorFlow's."""
+
+
+def main(arguments: list[str]) -> int:
+    if _HOW.value == "wrong":
+        raise ConfigError(f"--dataset: got {_DATASET.value!r}, wanted a directory")
+    if _HOW.value == "crash":
+        raise RuntimeError("unexpected")
+    if _HOW.value == "lost":
+        raise UnavailableError("Connection reset by remote target /job:ps/replica:0/task:0")
+    if _HOW.value == "slow":
+        print("waiting", flush=True)
+        signal.pause()
+    if _HOW.value == "well":
+        print("arguments", *arguments, "level", os.environ.get("TF_CPP_MIN_LOG_LEVEL"))
+    return 7 if arguments == ["seven"] else 0
+
+
+if __name__ == "__main__":
+    program.run(main, argument_names=["KIND"])
