@@ -1,8 +1,8 @@
 """Shows a training that runs: a live line on the terminal, TensorBoard, and a history file.
 
-Under ParameterServerStrategy a step is scheduled long before it runs, and batch hooks of Keras fire at
-the scheduling. So nothing hangs on hooks here: a thread reads the optimizer's step counter and the
-loss metric now and then, which is right with and without a cluster.
+Under ParameterServerStrategy a step is scheduled long before it runs, and batch hooks of Keras fire
+at the scheduling. So nothing hangs on hooks here: a thread reads the optimizer's step counter and
+the loss metric now and then, which is right with and without a cluster.
 """
 
 from __future__ import annotations

@@ -247,7 +247,10 @@ def test_wrong_flags_are_one_line(small_dataset, tmp_path, flags, message):
     ("tf_config", "message"),
     [
         ("{not json", "not JSON"),
-        ('{"cluster": {"worker": ["h:1"], "ps": ["h:2"]}, "task": {"type": "ps", "index": 0}}', "chief"),
+        (
+            '{"cluster": {"worker": ["h:1"], "ps": ["h:2"]}, "task": {"type": "ps", "index": 0}}',
+            "chief",
+        ),
     ],
 )
 def test_wrong_tf_config_is_one_line(small_dataset, tmp_path, tf_config, message):
