@@ -79,7 +79,7 @@ class ModelServers:
         return counters
 
 
-class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):  # type: ignore[misc]
+class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):
     """Parameter servers that also hold the images and run the embedding model on them.
 
     A `tf.distribute.ParameterServerStrategy` (arXiv 1711.06505 section 4, AMS) that knows which

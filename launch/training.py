@@ -1,8 +1,8 @@
-"""Trains the model of a run: `model.fit` in segments, with checkpoints and validation between them.
+"""Trains the model of a run: `model.fit` in segments, with checkpoints and validation in between.
 
-Batch hooks and checkpoints inside an epoch do nothing useful under ParameterServerStrategy; the end of
-a Keras epoch is its only barrier. So what Keras calls an epoch is a short segment here, and passes
-over the data are counted in steps.
+Batch hooks and checkpoints inside an epoch do nothing useful under ParameterServerStrategy; the end
+of a Keras epoch is its only barrier. So what Keras calls an epoch is a short segment here, and
+passes over the data are counted in steps.
 """
 
 from __future__ import annotations
@@ -144,15 +144,14 @@ class Training:
     def end_segment(self) -> None:
         """Keeps a checkpoint and validates; called when all steps of a segment have run."""
         assert self._logger is not None
+        self._logger.end_segment()
         step = self._logger.step()
         self._newest.save(checkpoint_number=step)
         if not self._has_validation:
             return
         if self._validator is not self._model:
             self._validator.set_weights(self._model.get_weights())
-        metrics = evaluation.measure(
-            evaluation.predict(self._validator, self.samples, VALIDATION)
-        )
+        metrics = evaluation.measure(evaluation.predict(self._validator, self.samples, VALIDATION))
         before = self._history.column("validation_auc")[1]
         self._logger.log_validation(metrics.auc, metrics.gauc, metrics.log_loss)
         if metrics.auc > max(before, default=-math.inf):
