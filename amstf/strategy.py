@@ -116,5 +116,25 @@ class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):
     ) -> None:
         ops.load_library()
         super().__init__(cluster_resolver, variable_partitioner=variable_partitioner)
+        _keep_gradients_in_place(self)
         num_servers = cluster_resolver.cluster_spec().num_tasks("ps")
         self.ams = ModelServers(config or AmsConfig(), num_servers)
+
+
+def _keep_gradients_in_place(strategy: tf.distribute.ParameterServerStrategy) -> None:
+    """Lets gradients go from where they are made to where they are applied.
+
+    A Keras optimizer sums gradients over the replicas of a step. Under parameter servers there is
+    one, and nothing to sum, but TensorFlow (2.17) copies each gradient to the worker for it: those
+    of E would come from a server and go back to one.
+    """
+    extended = strategy.extended
+    reduce_on_worker = extended._batch_reduce_to
+
+    def batch_reduce_to(reduce_op: Any, pairs: Any, options: Any) -> Any:
+        pairs = list(pairs)
+        if any(isinstance(value, tf.distribute.DistributedValues) for value, _ in pairs):
+            return reduce_on_worker(reduce_op, pairs, options)
+        return [value for value, _ in pairs]
+
+    extended._batch_reduce_to = batch_reduce_to

@@ -7,6 +7,7 @@ the meaning; the others must agree with it. Why so: docs/design/ams_layer.md.
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -157,19 +158,31 @@ class ServersPlacement(_OnServers):
     ) -> tf.Tensor:
         """See `Placement.embed`."""
         split, positions = self._route(ids)
+        embeddings, tapes = [], []
+        for server, server_ids in enumerate(split):
+            features, found = self._lookup(server, server_ids, store, missing)
+            with tf.device(self._servers.compute_device(server)), tf.GradientTape() as tape:
+                embeddings.append(_embed_found(embedding_model, features, found, missing, training))
+            tapes.append(tape)
+        attached = self._attach(embeddings, tapes)
+        return _stitch(positions, attached, embeddings[0].shape[-1])
+
+    def _attach(
+        self, embeddings: list[tf.Tensor], tapes: list[tf.GradientTape]
+    ) -> Sequence[tf.Tensor]:
+        """Returns the embeddings with the backward that runs on the servers."""
+        watched = {
+            variable.ref(): variable for tape in tapes for variable in tape.watched_variables()
+        }
+        variables = list(watched.values())
+        anchors = []
+        for variable in variables:
+            with tf.device(variable.device):
+                anchors.append(_anchor(tf.convert_to_tensor(variable)))
 
         @tf.custom_gradient
-        def embed_on_servers(*split: tf.Tensor) -> Any:
-            embeddings, tapes = [], []
-            for server, server_ids in enumerate(split):
-                features, found = self._lookup(server, server_ids, store, missing)
-                with tf.device(self._servers.compute_device(server)), tf.GradientTape() as tape:
-                    embeddings.append(
-                        _embed_found(embedding_model, features, found, missing, training)
-                    )
-                tapes.append(tape)
-
-            def backward(*upstream: tf.Tensor, variables: Any = ()) -> Any:
+        def attach(*anchors: tf.Tensor) -> Any:
+            def backward(*upstream: tf.Tensor) -> list[tf.Tensor]:
                 partial = []
                 for server, tape in enumerate(tapes):
                     with tf.device(self._servers.compute_device(server)):
@@ -185,13 +198,21 @@ class ServersPlacement(_OnServers):
                 for variable, parts in zip(variables, zip(*partial, strict=True), strict=True):
                     with tf.device(variable.device):
                         gradients.append(tf.add_n(parts))
-                no_gradients = [None] * len(split)
-                return (no_gradients, gradients) if variables else no_gradients
+                return gradients
 
-            return tuple(embeddings), backward
+            return tuple(tf.stop_gradient(one) for one in embeddings), backward
 
-        embeddings = embed_on_servers(*split)
-        return _stitch(positions, embeddings, embeddings[0].shape[-1])
+        return attach(*anchors)
+
+
+@tf.custom_gradient
+def _anchor(weight: tf.Tensor) -> Any:
+    """A scalar that stands for a weight and passes it what comes back as its gradient.
+
+    `tf.custom_gradient` sends every variable and input of its function through the device of its
+    call: given the weights themselves, each step would bring all of E to the worker, unused.
+    """
+    return tf.zeros([]), lambda gradient: gradient
 
 
 def _stitch(positions: list[tf.Tensor], parts: Any, width: int) -> tf.Tensor:

@@ -97,6 +97,9 @@ def operations(graph: tf.Graph, device: str = "") -> list[tuple[tf.Operation, st
     """All operations with their devices, those of functions inside as well."""
     found = []
     for operation in graph.get_operations():
+        used = [o for o in operation.outputs if o.consumers() or any(o is x for x in graph.outputs)]
+        if not used and not operation.op_def.is_stateful:
+            continue  # Left out before the function runs, e.g. the zeros of a gradient unasked for.
         here = operation.device or device
         found.append((operation, here))
         for attribute in operation.node_def.attr.values():
@@ -112,7 +115,8 @@ def inspect(graph: tf.Graph, features: int) -> dict:
     device_of = {id(operation): device for operation, device in all_operations}
     report = {"raw_on_servers": [], "raw_elsewhere": [], "weight_elsewhere": [], "sums": []}
     for operation, device in all_operations:
-        on_server = device.startswith("/job:ps/")
+        # An op that takes a variable runs where the variable is, also if no device is written down.
+        on_server = device.startswith("/job:ps/") or operation.type == "ReadVariableOp"
         touched = [*operation.inputs, *operation.outputs]
         shapes = [tensor.shape.as_list() if tensor.shape.rank else [] for tensor in touched]
         name = f"{operation.type} {operation.name} on {device or 'the worker'}"
