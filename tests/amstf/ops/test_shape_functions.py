@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 import tensorflow as tf
-from tensorflow.python.framework import op_def_registry
 
 from amstf import ops
 
@@ -25,19 +24,25 @@ STORE = {
 }
 
 
-def outputs(op, *inputs, **attributes):
-    """Output shapes of an op in a graph, without running it; its inputs given by type and shape."""
+def build(op, inputs, attributes):
+    """The outputs of an op in a graph, without running it; its inputs given by type and shape."""
     with tf.Graph().as_default():
-        names = [argument.name for argument in op_def_registry.get(op).input_arg]
         tensors = [
             value() if callable(value) else tf.compat.v1.placeholder(*value) for value in inputs
         ]
-        function = getattr(LIBRARY, python_name(op))
-        result = function(**dict(zip(names, tensors, strict=True)), **attributes)
-        result = result if isinstance(result, tuple) else [result]
-        return [
-            tensor.shape.as_list() if tensor.shape.rank is not None else None for tensor in result
-        ]
+        result = getattr(LIBRARY, python_name(op))(*tensors, **attributes)
+        return result if isinstance(result, tuple) else (result,)
+
+
+def outputs(op, *inputs, **attributes):
+    """Shapes of the outputs, None for an unknown rank."""
+    shapes = [tensor.shape for tensor in build(op, inputs, attributes)]
+    return [None if shape.rank is None else shape.as_list() for shape in shapes]
+
+
+def definition(op):
+    inputs, attributes, _ = KNOWN[op][0]
+    return build(op, inputs, attributes)[0].op.op_def
 
 
 def python_name(op):
@@ -93,7 +98,7 @@ def test_shapes(op):
 @pytest.mark.parametrize("op", OPS)
 def test_no_input_shape_crashes(op):
     """Ranks from unknown to 3 for each input: shapes or a ValueError; unknown is accepted."""
-    inputs = op_def_registry.get(op).input_arg
+    inputs = definition(op).input_arg
     attributes = STORE if op == "AmsImageStore" else {}
     shapes = [None, [], [None], [3], [None, 2], [1, 2, 3]]
     accepted = 0
@@ -105,15 +110,14 @@ def test_no_input_shape_crashes(op):
             assert set(map(str, chosen)) != {"None"}, "refuses inputs of unknown shape"
             continue
         accepted += 1
-        assert len(known) == len(op_def_registry.get(op).output_arg)
+        assert len(known) == len(definition(op).output_arg)
         assert all(shape is not None for shape in known), f"{op}: an output of unknown rank"
     assert accepted
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_op_input_and_output_is_documented(op):
-    definition = op_def_registry.get(op)
     text = getattr(LIBRARY, python_name(op)).__doc__
     assert len(text.split("\n")[0]) > 20, "the first line says what the op does"
-    for argument in definition.input_arg:
+    for argument in definition(op).input_arg:
         assert f"{argument.name}:" in text
