@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -123,6 +125,19 @@ class AmsEmbedding(keras.layers.Layer):
             for name, values in (("image_ids", ids), ("image_embeddings", embeddings))
         ]
         self._placement = TablePlacement(*self._table)
+
+    @contextlib.contextmanager
+    def table(self, ids: Any, embeddings: Any) -> Iterator[None]:
+        """Does `use_table` for the length of a block; the layer is afterwards what it was before.
+
+        What is traced in the block reads the table for ever.
+        """
+        before = self._placement, self._table
+        self.use_table(ids, embeddings)
+        try:
+            yield
+        finally:
+            self._placement, self._table = before
 
     def get_config(self) -> dict[str, Any]:
         """Configuration; the store is named by its files."""
