@@ -105,13 +105,14 @@ def export(
             table = embed_store(layer, progress and _named(progress, store))
             tables.enter_context(layer.table(*table))
         signatures = _trace(model, schema, layers)
+        # What the signatures read and no more: no optimizer, and each variable once. Kept here,
+        # since nothing else holds the tables once the layers have let go of them.
+        state = {id(v): v for signature in signatures.values() for v in signature.graph.variables}
     module = tf.Module()
-    # What the signatures read and no more: no optimizer, and each variable once.
-    state = {id(v): v for signature in signatures.values() for v in signature.graph.variables}
     module.state = list(state.values())
     description = _describe(schema, layers, signatures)
     try:
-        _save(module, path, signatures)
+        tf.saved_model.save(module, str(path), signatures=signatures)
         check_stock_ops(path)
         file = path / DESCRIPTION_FILE
         file.parent.mkdir()
@@ -222,12 +223,6 @@ def _trace_embed_images(layer: AmsEmbedding) -> Any:
     return embed_images.get_concrete_function(
         tf.TensorSpec([None, layer.store.width], tf.float32, FEATURES)
     )
-
-
-def _save(module: tf.Module, path: pathlib.Path, signatures: Mapping[str, Any]) -> None:
-    # Gradients are of no use to a server, and the hand-written ones would be traced for them.
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, str(path), signatures=dict(signatures), options=options)
 
 
 def _describe(

@@ -117,27 +117,33 @@ class AmsEmbedding(keras.layers.Layer):
             ids: Image ids in ascending order, int64 [n].
             embeddings: Their embeddings, float32 [n, D].
         """
-        if not len(ids):
-            # A table needs a row to look at; no image has a negative id, so this one is never found.
-            ids, embeddings = [-1], [[0.0] * self.embedding_width]
-        self._table = [
-            tf.Variable(values, trainable=False, name=f"{self.name}/{name}")
-            for name, values in (("image_ids", ids), ("image_embeddings", embeddings))
-        ]
+        self._table = self._table_variables(ids, embeddings)
         self._placement = TablePlacement(*self._table)
 
     @contextlib.contextmanager
     def table(self, ids: Any, embeddings: Any) -> Iterator[None]:
         """Does `use_table` for the length of a block; the layer is afterwards what it was before.
 
-        What is traced in the block reads the table for ever.
+        What is traced in the block goes on to read the table, which is no weight of the layer.
         """
-        before = self._placement, self._table
-        self.use_table(ids, embeddings)
+        before = self._placement
+        self._placement = TablePlacement(*self._table_variables(ids, embeddings))
         try:
             yield
         finally:
-            self._placement, self._table = before
+            self._placement = before
+
+    def _table_variables(self, ids: Any, embeddings: Any) -> list[tf.Variable]:
+        if not len(ids):
+            # A table needs a row to look at; no image has a negative id, so this one is never found.
+            ids, embeddings = [-1], [[0.0] * self.embedding_width]
+        return [
+            tf.Variable(values, trainable=False, dtype=dtype, name=f"{self.name}/{name}")
+            for name, values, dtype in (
+                ("image_ids", ids, tf.int64),
+                ("image_embeddings", embeddings, tf.float32),
+            )
+        ]
 
     def get_config(self) -> dict[str, Any]:
         """Configuration; the store is named by its files."""
