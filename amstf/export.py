@@ -68,7 +68,7 @@ def export(
     Args:
         model: A built model of this process (not on parameter servers), batch -> [B, 1].
         schema: The fields of a batch.
-        path: Directory to make.
+        path: Directory to make, or an empty one.
         images: The image layers of the model by store name; by default `model.image_embeddings`.
         progress: Called with a store's name, the images embedded so far, and the images in all.
 
@@ -76,7 +76,7 @@ def export(
         The description that is stored as `assets.extra/amstf.json`.
 
     Raises:
-        ExportError: If the directory exists, the model is not built or lives on servers, or its
+        ExportError: If the directory is not empty, the model is not built or lives on servers, or its
             graph holds ops that stock TensorFlow does not have.
         StoreError: If a store cannot be read.
 
@@ -96,8 +96,8 @@ def export(
         [[0.5]]
     """
     path = pathlib.Path(path)
-    if path.exists():
-        raise ExportError(f"{path} exists; export to a directory that does not")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ExportError(f"{path} exists; export to a directory that is new or empty")
     _check_model(model)
     layers = _image_layers(model, images)
     with contextlib.ExitStack() as tables:

@@ -19,7 +19,7 @@ def custom_ops(saved_model: str | os.PathLike[str]) -> list[str]:
     """Lists the ops of a SavedModel that stock TensorFlow does not have.
 
     The names are compared with those that TensorFlow itself was built with, not with those
-    that this process has: loading a library of custom ops makes them loadable here and nowhere else.
+    that this process has: here, loading a library of custom ops has made them known.
 
     Args:
         saved_model: Directory of the SavedModel.
