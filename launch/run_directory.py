@@ -71,6 +71,7 @@ class RunConfig:
 
 # What may change between two calls that continue one run.
 _MAY_CHANGE = ("epochs", "patience", "placement", "dataset")
+_NOT_YET_KNOWN = ("image_width", 0)  # Before the image store is open.
 
 
 class RunDirectory:
@@ -91,25 +92,30 @@ class RunDirectory:
         self.report = self.path / "report.json"
         self.logs = self.path / "logs"
 
-    def begin(self, config: RunConfig) -> None:
-        """Writes the configuration, or checks that a run to continue has the same.
+    def check(self, config: RunConfig) -> None:
+        """Checks that the directory is free, or holds a run that `config` continues.
 
         Raises:
             ConfigError: Naming what differs.
         """
+        if not self.config.exists():
+            return
+        before = dataclasses.asdict(self.read_config())
+        differing = [
+            f"{name} {before[name]!r} (now {value!r})"
+            for name, value in dataclasses.asdict(config).items()
+            if name not in _MAY_CHANGE and before[name] != value and (name, value) != _NOT_YET_KNOWN
+        ]
+        if differing:
+            raise ConfigError(
+                f"{self.path} holds a run with {', '.join(differing)}; to continue it, ask for the "
+                "same, to start another, choose another --out"
+            )
+
+    def begin(self, config: RunConfig) -> None:
+        """Writes the configuration of a run that begins or goes on; see `check`."""
+        self.check(config)
         self.path.mkdir(parents=True, exist_ok=True)
-        if self.config.exists():
-            before = dataclasses.asdict(self.read_config())
-            differing = [
-                f"{name} {before[name]!r} (now {value!r})"
-                for name, value in dataclasses.asdict(config).items()
-                if name not in _MAY_CHANGE and before[name] != value
-            ]
-            if differing:
-                raise ConfigError(
-                    f"{self.path} holds a run with {', '.join(differing)}; to continue it, ask for "
-                    "the same, to start another, choose another --out"
-                )
         write_atomically(self.config, config.to_json())
 
     def read_config(self) -> RunConfig:

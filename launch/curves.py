@@ -1,0 +1,44 @@
+"""Draws the curves of a run."""
+
+from __future__ import annotations
+
+import pathlib
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402 - after the choice of a backend without a screen
+
+from launch.step_logger import History  # noqa: E402
+
+
+def draw(history: History, path: pathlib.Path, title: str) -> None:
+    """Draws loss and AUC by step into a PNG file.
+
+    Args:
+        history: The rows of the run.
+        path: The file to write.
+        title: Says which run it is.
+    """
+    figure, (losses, aucs) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure.suptitle(title)
+    _curve(losses, history, "loss", "training loss", color="tab:blue", alpha=0.6)
+    _curve(losses, history, "validation_log_loss", "validation log loss", "o-", color="tab:orange")
+    losses.set(xlabel="step", ylabel="log loss (nats)")
+    _curve(aucs, history, "validation_auc", "validation AUC", "o-", color="tab:orange")
+    _curve(aucs, history, "validation_gauc", "validation GAUC", "s--", color="tab:green")
+    aucs.set(xlabel="step", ylabel="AUC")
+    for axes in (losses, aucs):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    partial = path.with_name(f".{path.name}")
+    figure.savefig(partial, format="png", dpi=120)
+    plt.close(figure)
+    partial.replace(path)
+
+
+def _curve(axes: plt.Axes, history: History, column: str, label: str, *style, **look) -> None:
+    steps, values = history.column(column)
+    if steps:
+        axes.plot(steps, values, *style, label=label, markersize=4, **look)

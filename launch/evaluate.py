@@ -1,0 +1,124 @@
+"""Evaluates one run or several, side by side, on a split they were not trained on.
+
+    python -m launch.evaluate --run=RUN
+    python -m launch.evaluate --run=RUN_A,RUN_B --split=test
+
+Prints AUC, GAUC (exact; users with one class left out and counted), log loss and calibration, over all
+impressions and over those of items that training never showed ("new items"). Writes the same, in full, to
+RUN/evaluation-SPLIT.json. Of synthetic data the best reachable values are shown too.
+"""
+
+import os
+import sys
+from typing import Any
+
+from absl import flags
+
+from amstf.errors import ConfigError
+from launch import program
+from launch.run_directory import RunDirectory, write_json
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_list("run", None, "Run directories, separated by commas.", required=True)
+flags.DEFINE_string("dataset", None, "Data set; by default the one the run was trained on.")
+flags.DEFINE_string("split", "test", "Split to evaluate on.")
+flags.DEFINE_enum(
+    "checkpoint", "best", ["best", "last"], "best: by validation AUC; last: the newest."
+)
+flags.DEFINE_integer(
+    "new_item_impressions",
+    0,
+    "An item counts as new if training showed it at most so often.",
+    lower_bound=0,
+)
+
+ALL = "all"
+NEW = "new items"
+_COLUMNS = ("AUC", "GAUC", "log loss", "calibration")
+
+
+def evaluate(run: RunDirectory) -> dict[str, Any]:
+    """Evaluates a run and writes RUN/evaluation-SPLIT.json; returns what it wrote."""
+    import numpy as np
+    import tqdm
+
+    from amstf.data import Samples
+    from launch import click_model, evaluation
+
+    config = run.read_config()
+    samples = Samples.open(FLAGS.dataset or config.dataset)
+    total = samples.num_records(FLAGS.split)
+    model, _, _ = click_model.load_run(run, samples, FLAGS.checkpoint)
+    with tqdm.tqdm(
+        total=total, desc=str(run.path), unit=" samples", disable=not sys.stderr.isatty(), leave=False
+    ) as bar:
+        predictions = evaluation.predict(model, samples, FLAGS.split, progress=bar.update)
+    parts = {ALL: evaluation.measure(predictions)}
+    if predictions.items is not None:
+        trained = Samples.open(config.dataset)
+        counts = evaluation.item_counts(trained, "train")
+        often = [item for item, n in counts.items() if n > FLAGS.new_item_impressions]
+        parts[NEW] = evaluation.measure(predictions, ~np.isin(predictions.items, often))
+    report = {
+        "run": str(run.path),
+        "model": config.model,
+        "dataset": str(samples.directory),
+        "split": FLAGS.split,
+        "checkpoint": FLAGS.checkpoint,
+        "new_item_impressions": FLAGS.new_item_impressions,
+        "metrics": {name: metrics.to_json() for name, metrics in parts.items()},
+        "best_reachable": samples.manifest.info.get("best_reachable", {}),
+    }
+    write_json(run.path / f"evaluation-{FLAGS.split}.json", report)
+    return report
+
+
+def table(reports: list[dict[str, Any]]) -> str:
+    """Returns the metrics of several runs side by side, for people."""
+    names = [os.path.basename(os.path.normpath(report["run"])) for report in reports]
+    width = max(len(name) for name in [*names, "best reachable"]) + 2
+    lines = []
+    for part in (ALL, NEW):
+        if part not in reports[0]["metrics"]:
+            continue
+        first = reports[0]["metrics"][part]
+        lines.append(
+            f"{reports[0]['split']}, {part}: {first['impressions']:,} impressions, "
+            f"{first['clicks']:,} clicks; GAUC over {first['users']:,} users, "
+            f"{first['skipped_users']:,} with one class left out"
+        )
+        lines.append(" " * width + "".join(f"{column:>13}" for column in _COLUMNS))
+        for name, report in zip(names, reports, strict=True):
+            metrics = report["metrics"][part]
+            values = [metrics[key] for key in ("auc", "gauc", "log_loss", "calibration")]
+            lines.append(f"{name:<{width}}" + "".join(map(_cell, values)))
+        split = reports[0]["split"]
+        best = reports[0]["best_reachable"].get(split if part == ALL else f"{split}, {part}")
+        if best:
+            lines.append(
+                f"{'best reachable':<{width}}" + _cell(best.get("auc")) + _cell(best.get("gauc"))
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return f"{'-' if value is None else f'{value:.4f}':>13}"
+
+
+def main(arguments: list[str]) -> None:
+    """Evaluates the runs and prints one table."""
+    del arguments
+    runs = [RunDirectory(path) for path in FLAGS.run if path]
+    if not runs:
+        raise ConfigError("--run is empty; name a run directory of launch.train")
+    for run in runs:
+        run.read_config()
+    reports = [evaluate(run) for run in runs]
+    print(table(reports))
+    print("in full: " + ", ".join(f"{run.path}/evaluation-{FLAGS.split}.json" for run in runs))
+
+
+if __name__ == "__main__":
+    program.run(main)

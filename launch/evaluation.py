@@ -1,0 +1,146 @@
+"""Exact metrics of a model on a split: all predictions first, then numpy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from amstf import ops
+from amstf.data import Samples, record_errors
+from amstf.metrics import auc, gauc, log_loss
+
+BATCH_SIZE = 4096
+"""Samples of a prediction batch: large enough to keep two cores busy, small in memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Predictions of a split, in the order of its records.
+
+    Attributes:
+        labels: Clicks, 0 or 1, float32 [n].
+        scores: Predicted click probabilities, float32 [n].
+        groups: Group keys [n]; None if the schema has no group.
+        items: Ids of the items shown [n]; None if the schema names no item field.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    groups: np.ndarray | None
+    items: np.ndarray | None
+
+
+def predict(
+    model: keras.Model,
+    samples: Samples,
+    split: str,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int], None] | None = None,
+) -> Predictions:
+    """Scores all samples of a split once, in this process.
+
+    Args:
+        model: A click model whose variables this process can read.
+        samples: The data set.
+        split: The split.
+        batch_size: Samples per batch (B).
+        progress: Called with the number of samples of each batch when it is scored.
+
+    Raises:
+        SampleError: If a record cannot be read, naming it.
+        MissingImageError: If the store lacks an image, under the policy "error".
+    """
+    schema = samples.schema
+    label = schema.labels[0].name
+    kept = {"labels": label, "groups": schema.group and schema.group.name, "items": schema.item}
+    collected: dict[str, list[np.ndarray]] = {name: [] for name in (*kept, "scores")}
+
+    @tf.function(reduce_retracing=True)
+    def score(inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+        return model(inputs, training=False)
+
+    inputs = {name for f in schema.inputs for name in (f.name, f.weight_name)}
+    with record_errors(samples, split), ops.image_errors():
+        for batch in samples.dataset(split, batch_size, only_inputs=False):
+            scores = score({name: value for name, value in batch.items() if name in inputs})
+            collected["scores"].append(scores.numpy().ravel())
+            for name, field in kept.items():
+                if field:
+                    collected[name].append(batch[field].numpy().ravel())
+            if progress is not None:
+                progress(len(scores))
+    joined = {name: np.concatenate(v) if v else None for name, v in collected.items()}
+    return Predictions(**joined)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """How good predictions are. A metric that the samples do not define is nan.
+
+    Attributes:
+        impressions: Samples counted.
+        clicks: Clicks among them.
+        auc: Area under the ROC curve over all impressions.
+        gauc: Mean of the users' AUC, weighted by impressions (arXiv 1711.06505 section 7.1).
+        log_loss: Mean negative log likelihood, in nats.
+        calibration: Sum of the predicted probabilities over the number of clicks; 1 is right.
+        users: Users that GAUC counts: those with clicks and with impressions without a click.
+        skipped_users: Users that it leaves out, having one class only.
+    """
+
+    impressions: int
+    clicks: int
+    auc: float
+    gauc: float
+    log_loss: float
+    calibration: float
+    users: int
+    skipped_users: int
+
+    def to_json(self) -> dict[str, int | float | None]:
+        """Returns the metrics with None for nan, which JSON lacks."""
+        return {
+            name: None if isinstance(value, float) and math.isnan(value) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+
+def measure(predictions: Predictions, where: np.ndarray | None = None) -> Metrics:
+    """Computes the metrics of predictions.
+
+    Args:
+        predictions: All of them.
+        where: Which to count, bool [n]; all by default.
+    """
+    chosen = slice(None) if where is None else where
+    labels, scores = predictions.labels[chosen], predictions.scores[chosen]
+    clicks = int(labels.sum())
+    grouped = None
+    if predictions.groups is not None:
+        grouped = gauc(labels, scores, predictions.groups[chosen])
+    return Metrics(
+        impressions=len(labels),
+        clicks=clicks,
+        auc=auc(labels, scores),
+        gauc=grouped.value if grouped else math.nan,
+        log_loss=log_loss(labels, scores) if len(labels) else math.nan,
+        calibration=float(scores.sum() / clicks) if clicks else math.nan,
+        users=grouped.users if grouped else 0,
+        skipped_users=grouped.skipped_users if grouped else 0,
+    )
+
+
+def item_counts(samples: Samples, split: str) -> dict[int, int]:
+    """Counts the impressions of each item in a split; reads no other field."""
+    item = samples.schema.item
+    counts: dict[int, int] = {}
+    with record_errors(samples, split):
+        for batch in samples.dataset(split, BATCH_SIZE, fields=[item], only_inputs=False):
+            for value, count in zip(*np.unique(batch[item].numpy(), return_counts=True), strict=True):
+                counts[value] = counts.get(value, 0) + int(count)
+    return counts

@@ -1,0 +1,217 @@
+"""Shows a training that runs: a live line on the terminal, TensorBoard, and a history file.
+
+Under ParameterServerStrategy a step is scheduled long before it runs, and batch hooks of Keras fire at
+the scheduling. So nothing hangs on hooks here: a thread reads the optimizer's step counter and the
+loss metric now and then, which is right with and without a cluster.
+"""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+import sys
+import threading
+import time
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+import tqdm
+
+_POLL_SECONDS = 1.0
+_PLAIN_LINE_SECONDS = 10.0  # Between lines where stdout is no terminal: a log that can be read.
+
+HISTORY_COLUMNS = (
+    "step",
+    "seconds",
+    "loss",
+    "samples_per_second",
+    "validation_auc",
+    "validation_gauc",
+    "validation_log_loss",
+)
+
+
+class History:
+    """The rows of a run's history, in a CSV file that grows over restarts.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+        self.rows: list[dict[str, float]] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                self.rows = [
+                    {name: float(value) for name, value in row.items() if value}
+                    for row in csv.DictReader(file)
+                ]
+
+    def column(self, name: str) -> tuple[list[float], list[float]]:
+        """Returns the steps at which a column has values, and the values."""
+        rows = [row for row in self.rows if name in row]
+        return [row["step"] for row in rows], [row[name] for row in rows]
+
+    def add(self, **values: float) -> None:
+        """Adds a row and writes it at once."""
+        is_new = not self._path.exists()
+        with self._path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, HISTORY_COLUMNS)
+            if is_new:
+                writer.writeheader()
+            writer.writerow({name: f"{value:.6g}" for name, value in values.items()})
+        self.rows.append(values)
+
+
+class StepLogger:
+    """Follows the steps of `fit` from a thread of its own.
+
+    Args:
+        model: The model; its optimizer counts the steps and its first metric is the mean loss.
+        history: Where rows go.
+        tensorboard: Directory of the event file.
+        batch_size: Samples per step.
+        total_steps: Steps until the end, those of earlier calls included.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        history: History,
+        tensorboard: pathlib.Path,
+        batch_size: int,
+        total_steps: int,
+    ) -> None:
+        self._model = model
+        self._history = history
+        self._batch_size = batch_size
+        self._total_steps = total_steps
+        self._writer = tf.summary.create_file_writer(str(tensorboard))
+        self._seconds_before = history.rows[-1]["seconds"] if history.rows else 0.0
+        self._started = time.monotonic()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()  # Between the polling thread and `log_validation`.
+        self._thread = threading.Thread(target=self._follow, name="step-logger", daemon=True)
+        self._first_step = self.step()
+        self._last = (self._first_step, self._started)
+        self._loss_seen = (0.0, 0.0)
+        self._last_line = self._started
+        self._shown: dict[str, str] = {}
+        self._bar: Any = None
+
+    def __enter__(self) -> StepLogger:
+        self._started = time.monotonic()
+        self._last = (self._first_step, self._started)
+        if sys.stdout.isatty():
+            self._bar = tqdm.tqdm(
+                total=self._total_steps * self._batch_size,
+                initial=self._first_step * self._batch_size,
+                unit=" samples",
+                unit_scale=True,
+                dynamic_ncols=True,
+                file=sys.stdout,
+            )
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if exception[0] is None:
+            self._poll()
+        if self._bar is not None:
+            self._bar.close()
+        self._writer.close()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those of earlier calls included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def step(self) -> int:
+        """Steps done so far."""
+        return int(self._model.optimizer.iterations.numpy())
+
+    def log_validation(self, auc: float, gauc: float, log_loss: float) -> None:
+        """Shows and keeps the metrics of a validation."""
+        with self._lock:
+            step = self.step()
+            self._history.add(
+                step=step,
+                seconds=self.seconds,
+                validation_auc=auc,
+                validation_gauc=gauc,
+                validation_log_loss=log_loss,
+            )
+            self._to_tensorboard(
+                step,
+                {
+                    "validation/auc": auc,
+                    "validation/gauc": gauc,
+                    "validation/log_loss": log_loss,
+                },
+            )
+            self._shown["validation AUC"] = f"{auc:.4f}"
+            self._show(step, force=True)
+
+    def _follow(self) -> None:
+        while not self._stop.wait(_POLL_SECONDS):
+            try:
+                self._poll()
+            except tf.errors.OpError:
+                # A server that is gone or busy: `fit` itself says so, with the cause.
+                continue
+
+    def _poll(self) -> None:
+        with self._lock:
+            step, now = self.step(), time.monotonic()
+            last_step, last_time = self._last
+            if step <= last_step:
+                return
+            loss = self._mean_loss()
+            rate = (step - last_step) * self._batch_size / (now - last_time)
+            self._last = (step, now)
+            values = {"samples_per_second": rate}
+            if loss is not None:
+                values["loss"] = loss
+                self._shown["loss"] = f"{loss:.4f}"
+            self._history.add(step=step, seconds=self.seconds, **values)
+            self._to_tensorboard(step, {f"train/{name}": value for name, value in values.items()})
+            self._show(step)
+
+    def _mean_loss(self) -> float | None:
+        """Mean loss of the steps since the last poll; `fit` sets the sums back at its epochs."""
+        metrics = self._model.metrics
+        if not metrics:
+            return None
+        total, count = float(metrics[0].total.numpy()), float(metrics[0].count.numpy())
+        seen_total, seen_count = self._loss_seen if self._loss_seen[1] <= count else (0.0, 0.0)
+        self._loss_seen = (total, count)
+        return (total - seen_total) / (count - seen_count) if count > seen_count else None
+
+    def _to_tensorboard(self, step: int, values: dict[str, float]) -> None:
+        with self._writer.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self._writer.flush()
+
+    def _show(self, step: int, force: bool = False) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix(self._shown, refresh=False)
+            self._bar.update(step * self._batch_size - self._bar.n)
+            return
+        now = time.monotonic()
+        if not force and now - self._last_line < _PLAIN_LINE_SECONDS and step < self._total_steps:
+            return
+        self._last_line = now
+        done = max(step - self._first_step, 1)
+        left = (now - self._started) / done * max(self._total_steps - step, 0)
+        rate = done * self._batch_size / (now - self._started)
+        shown = "".join(f"  {name} {value}" for name, value in self._shown.items())
+        print(
+            f"step {step}/{self._total_steps}{shown}  {rate:,.0f} samples/s  "
+            f"{tqdm.tqdm.format_interval(left)} left",
+            flush=True,
+        )

@@ -1,0 +1,176 @@
+"""Trains a click model: on this machine, on a local cluster, or as a task of a cluster.
+
+    python -m launch.train --dataset=DATASET --model=dicm --out=RUN
+    python -m launch.train --dataset=DATASET --model=dicm --out=RUN --cluster=2x2
+
+Without --cluster one process does everything. --cluster=WxS starts W workers and S parameter servers
+as processes of this machine, trains on them and stops them. With TF_CONFIG in the environment the
+program takes its role from it: start the same command on every machine, as chief, worker or ps, on a
+file system that all of them see.
+
+RUN gets checkpoints, TensorBoard logs, history.csv, curves.png and report.json. The same command again
+continues where it stopped. Ctrl-C keeps a checkpoint and ends with exit code 130.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from amstf.errors import ConfigError
+from launch import program, server, tf_config
+from launch.local_cluster import LocalCluster, parse_cluster
+from launch.run_directory import AGGREGATORS, MODELS, RunConfig, RunDirectory
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("dataset", None, "Directory of the data set (launch.prepare).", required=True)
+flags.DEFINE_enum(
+    "model", None, MODELS, "embedding_mlp sees ids only, dicm sees the images too.", required=True
+)
+flags.DEFINE_string("out", None, "Directory of the run.", required=True)
+flags.DEFINE_string(
+    "cluster", None, "Workers x parameter servers to start on this machine, for example 2x2."
+)
+flags.DEFINE_integer("epochs", 2, "Passes over the training split.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 512, "Samples per step and worker.", lower_bound=1)
+flags.DEFINE_float("learning_rate", 0.001, "Learning rate of Adam.", lower_bound=0.0)
+flags.DEFINE_list("hidden", ["128", "64"], "Widths of the MLP.")
+flags.DEFINE_float(
+    "dropout", 0.0, "Dropout of the MLP in training.", lower_bound=0.0, upper_bound=0.99
+)
+flags.DEFINE_list(
+    "tower", ["256", "64", "12"], "dicm: widths of the embedding model; the last is an image's."
+)
+flags.DEFINE_float(
+    "tower_dropout", 0.0, "dicm: dropout of the embedding model.", lower_bound=0.0, upper_bound=0.99
+)
+flags.DEFINE_enum("aggregator", "sum", AGGREGATORS, "dicm: pooling of the behaviour images.")
+flags.DEFINE_enum(
+    "missing",
+    "error",
+    ["error", "zeros"],
+    "dicm: what an image that the store lacks does: end the training, or have the embedding zero.",
+)
+flags.DEFINE_enum(
+    "placement",
+    "servers",
+    ["servers", "workers"],
+    "dicm on a cluster: where images are embedded. servers: where they are stored (AMS). workers: "
+    "raw features are pulled (store-in-server, for comparison).",
+)
+flags.DEFINE_integer("seed", 0, "Seed of initial weights and shuffling.")
+flags.DEFINE_integer(
+    "patience",
+    0,
+    "Validations without a better AUC until training stops; 0: never.",
+    lower_bound=0,
+)
+flags.DEFINE_integer(
+    "segment_steps",
+    None,
+    "Steps between checkpoints and validations; by default four times a pass.",
+    lower_bound=1,
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Trains, or serves, or starts a cluster that trains."""
+    del arguments
+    role = _role()
+    if role is not None and role.type in ("worker", "ps"):
+        server.serve(role, FLAGS.intra_op_threads)
+    config = _config()
+    if FLAGS.cluster and role is None:
+        return _on_local_cluster(config)
+    cluster = ""
+    if role is not None:
+        tf_config.check_port_is_free(role)
+        os.environ["TF_CONFIG"] = tf_config.build(role.cluster, "chief", 0)
+        workers, servers = len(role.cluster["worker"]), len(role.cluster["ps"])
+        cluster = f"{workers} workers, {servers} servers"
+    # After the flags: a wrong one is said at once, TensorFlow takes seconds.
+    from launch.training import Training
+
+    run = RunDirectory(FLAGS.out)
+    report = Training(run, config, FLAGS.segment_steps, cluster).execute()
+    print(_summary(report, run), flush=True)
+    return 0
+
+
+def _role() -> tf_config.ClusterRole | None:
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return None
+    role = tf_config.without_evaluator(tf_config.parse(text))
+    if role.type == "evaluator":
+        raise ConfigError(
+            "TF_CONFIG says that this task is an evaluator; evaluate a run with "
+            "python -m launch.evaluate, training validates by itself"
+        )
+    return role
+
+
+def _config() -> RunConfig:
+    return RunConfig(
+        dataset=FLAGS.dataset,
+        model=FLAGS.model,
+        hidden=_widths("hidden", FLAGS.hidden),
+        dropout=FLAGS.dropout,
+        tower=_widths("tower", FLAGS.tower),
+        tower_dropout=FLAGS.tower_dropout,
+        aggregator=FLAGS.aggregator,
+        missing=FLAGS.missing,
+        placement=FLAGS.placement,
+        batch_size=FLAGS.batch_size,
+        epochs=FLAGS.epochs,
+        learning_rate=FLAGS.learning_rate,
+        seed=FLAGS.seed,
+        patience=FLAGS.patience,
+    )
+
+
+def _widths(flag: str, values: Sequence[str]) -> tuple[int, ...]:
+    try:
+        widths = tuple(int(value) for value in values)
+    except ValueError:
+        widths = ()
+    if not widths or min(widths) < 1:
+        raise ConfigError(f"--{flag}: got {','.join(values)!r}, wanted widths such as 128,64")
+    return widths
+
+
+def _on_local_cluster(config: RunConfig) -> int:
+    workers, servers = parse_cluster(FLAGS.cluster)
+    run = RunDirectory(FLAGS.out)
+    run.check(config)
+    print(f"starting {workers} workers and {servers} servers; logs in {run.logs}", flush=True)
+    with LocalCluster(workers, servers, run.logs) as cluster:
+        return cluster.run_chief([sys.executable, "-m", "launch.train", *sys.argv[1:]])
+
+
+def _summary(report: dict, run: RunDirectory) -> str:
+    lines = [
+        f"{report['ended']}: {report['steps']:,} steps, {report['samples']:,} samples in "
+        f"{report['seconds']:.0f} s ({report['samples_per_second'] or 0:,.0f} a second)"
+    ]
+    best = report["best_validation"]
+    if best:
+        lines.append(
+            f"best validation: AUC {best['validation_auc']:.4f}, GAUC {best['validation_gauc']:.4f} "
+            f"at step {best['step']:.0f}"
+        )
+    for name, counters in report["images"].items():
+        lines.append(
+            f"{name}: {counters['ids_asked']:,} images looked up, {counters['ids_missing']:,} missing"
+        )
+    lines += [
+        f"curves: {run.curves}   report: {run.report}",
+        f"next: python -m launch.evaluate --run={run.path}",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    program.run(main)

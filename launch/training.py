@@ -1,0 +1,277 @@
+"""Trains the model of a run: `model.fit` in segments, with checkpoints and validation between them.
+
+Batch hooks and checkpoints inside an epoch do nothing useful under ParameterServerStrategy; the end of
+a Keras epoch is its only barrier. So what Keras calls an epoch is a short segment here, and passes
+over the data are counted in steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from amstf import AdvancedModelServerStrategy, AmsConfig, Samples, ops
+from amstf.data import record_errors
+from amstf.errors import ConfigError, SampleError
+from amstf.schema import IMAGE
+from launch import click_model, curves, evaluation, native_logs
+from launch.run_directory import RunConfig, RunDirectory, write_json
+from launch.step_logger import History, StepLogger
+
+TRAIN = "train"
+VALIDATION = "validation"
+KEPT_CHECKPOINTS = 3
+
+
+class _Stopped(Exception):
+    """Validation has not become better for `patience` validations."""
+
+
+class _Segments(keras.callbacks.Callback):
+    """Between segments: checkpoint, validation, early stopping."""
+
+    def __init__(self, training: Training) -> None:
+        super().__init__()
+        self._training = training
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._training.end_segment()
+
+
+class Training:
+    """One training of one run, on a cluster or in this process.
+
+    Args:
+        run: Where everything goes; a run that is there is continued.
+        config: What to train.
+        segment_steps: Steps between checkpoints and validations; None chooses four a pass, at most
+            2,000 steps.
+        cluster: "2 workers, 2 servers", or "" for one process.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        config: RunConfig,
+        segment_steps: int | None = None,
+        cluster: str = "",
+    ) -> None:
+        self.run = run
+        self.cluster = cluster
+        self.samples = Samples.open(config.dataset)
+        self._stores = click_model.open_stores(self.samples) if config.model == "dicm" else {}
+        widths = [store.width for store in self._stores.values()]
+        self.config = dataclasses.replace(config, image_width=max(widths, default=0))
+        self._check_images()
+        records = self.samples.num_records(TRAIN)
+        if not records:
+            raise SampleError(f"{config.dataset}: the split {TRAIN!r} has no samples")
+        steps_per_pass = math.ceil(records / config.batch_size)
+        wanted = segment_steps or min(math.ceil(steps_per_pass / 4), 2000)
+        segments_per_pass = math.ceil(steps_per_pass / wanted)
+        self._segment_steps = math.ceil(steps_per_pass / segments_per_pass)
+        self._segments = segments_per_pass * config.epochs
+        self._has_validation = bool(
+            VALIDATION in self.samples.splits and self.samples.num_records(VALIDATION)
+        )
+        self._logger: StepLogger | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole training."""
+        return self._segments * self._segment_steps
+
+    def execute(self) -> dict[str, Any]:
+        """Trains until the end and writes the report.
+
+        Returns:
+            The report, as in RUN/report.json.
+
+        Raises:
+            AmstfError: On input that cannot be used; what was trained before is kept.
+            KeyboardInterrupt: After the state was kept.
+        """
+        self.run.begin(self.config)
+        self.samples.schema.save(self.run.path)
+        with native_logs.quieted():
+            self._strategy = self._make_strategy()
+        with self._strategy.scope():
+            self._model = click_model.make_model(self.config, self.samples.schema, self._stores)
+            optimizer = keras.optimizers.Adam(self.config.learning_rate)
+            self._model.compile(optimizer, "binary_crossentropy")
+            # Now and not in the first step, so that a checkpoint restores the slots at once.
+            optimizer.build(self._model.trainable_variables)
+        self._validator = self._make_validator()
+        checkpoint = tf.train.Checkpoint(model=self._model, optimizer=optimizer)
+        self._newest = tf.train.CheckpointManager(
+            checkpoint, str(self.run.checkpoints), max_to_keep=KEPT_CHECKPOINTS
+        )
+        self._best = tf.train.CheckpointManager(
+            tf.train.Checkpoint(model=self._model), str(self.run.best), max_to_keep=1
+        )
+        if self._newest.latest_checkpoint:
+            checkpoint.restore(self._newest.latest_checkpoint)
+        self._history = History(self.run.history)
+        first_step = int(optimizer.iterations.numpy())
+        print(self._introduction(first_step), flush=True)
+        ended = "finished"
+        with StepLogger(
+            self._model,
+            self._history,
+            self.run.tensorboard,
+            self.config.batch_size,
+            self.total_steps,
+        ) as self._logger:
+            try:
+                self._fit(first_step)
+            except _Stopped:
+                ended = "stopped early: the validation AUC had stopped rising"
+            except KeyboardInterrupt:
+                kept = self._newest.save(checkpoint_number=self._logger.step())
+                self._write_report("interrupted")
+                print(f"\ncheckpoint kept: {kept}; run the same command to continue", flush=True)
+                raise
+        return self._write_report(ended)
+
+    def end_segment(self) -> None:
+        """Keeps a checkpoint and validates; called when all steps of a segment have run."""
+        assert self._logger is not None
+        step = self._logger.step()
+        self._newest.save(checkpoint_number=step)
+        if not self._has_validation:
+            return
+        if self._validator is not self._model:
+            self._validator.set_weights(self._model.get_weights())
+        metrics = evaluation.measure(
+            evaluation.predict(self._validator, self.samples, VALIDATION)
+        )
+        before = self._history.column("validation_auc")[1]
+        self._logger.log_validation(metrics.auc, metrics.gauc, metrics.log_loss)
+        if metrics.auc > max(before, default=-math.inf):
+            self._best.save(checkpoint_number=step)
+        curves.draw(self._history, self.run.curves, str(self.run.path))
+        if self._is_past_its_best():
+            raise _Stopped
+
+    def _is_past_its_best(self) -> bool:
+        values = self._history.column("validation_auc")[1]
+        return bool(values) and 0 < self.config.patience <= len(values) - 1 - int(np.argmax(values))
+
+    def _fit(self, first_step: int) -> None:
+        first_segment = first_step // self._segment_steps
+        if first_segment >= self._segments:
+            return
+        if self._is_past_its_best():
+            raise _Stopped
+        with record_errors(self.samples, TRAIN), ops.image_errors():
+            self._model.fit(
+                self._batches(first_step),
+                initial_epoch=first_segment,
+                epochs=self._segments,
+                steps_per_epoch=self._segment_steps,
+                callbacks=[_Segments(self)],
+                verbose=0,
+            )
+
+    def _batches(self, first_step: int) -> tf.data.Dataset:
+        workers = getattr(self._strategy.extended, "_num_workers", 0) or 0
+        return self.samples.dataset(
+            TRAIN,
+            self.config.batch_size,
+            shuffle=True,
+            # A run that continues must not see the beginning of the same order again.
+            seed=self.config.seed + first_step,
+            repeat=True,
+            fields=self._input_fields(),
+            shard=(workers, lambda: ops.task_location()[1]) if workers > 1 else None,
+        )
+
+    def _input_fields(self) -> list[str]:
+        """A model without images does not wait for image ids to be parsed."""
+        unused = (IMAGE,) if self.config.model == "embedding_mlp" else ()
+        return [field.name for field in self.samples.schema.inputs if field.kind not in unused]
+
+    def _make_strategy(self) -> tf.distribute.Strategy:
+        if not self.cluster:
+            return tf.distribute.get_strategy()
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        return AdvancedModelServerStrategy(resolver, AmsConfig(placement=self.config.placement))
+
+    def _make_validator(self) -> keras.Model:
+        """The model to predict with in this process: a copy when the variables are on servers."""
+        if not self.cluster:
+            return self._model
+        return click_model.make_model(self.config, self.samples.schema, self._stores)
+
+    def _check_images(self) -> None:
+        """Refuses a store with a bad feature now, not after an hour."""
+        for name, store in self._stores.items():
+            if not len(store):
+                raise ConfigError(f"the image store {name!r} ({store.paths[0]}) holds no image")
+
+    def _introduction(self, first_step: int) -> str:
+        where = f"on a cluster of {self.cluster}" if self.cluster else "in this process"
+        images = "".join(
+            f", {len(store):,} images of {store.width} {store.dtype}"
+            for store in self._stores.values()
+        )
+        line = (
+            f"{self.config.model} {where}: {self.samples.num_records(TRAIN):,} samples{images}, "
+            f"{self._model.count_params():,} weights"
+        )
+        return line + (f"\ncontinuing at step {first_step}" if first_step else "")
+
+    def _write_report(self, ended: str) -> dict[str, Any]:
+        assert self._logger is not None
+        validations = [row for row in self._history.rows if "validation_auc" in row]
+        best = max(validations, key=lambda row: row["validation_auc"], default=None)
+        steps, seconds = self._logger.step(), self._history.rows[-1]["seconds"]
+        counters = {
+            name: layer.counters() for name, layer in click_model.image_layers(self._model).items()
+        }
+        report = {
+            "ended": ended,
+            "config": dataclasses.asdict(self.config),
+            "cluster": self.cluster or "none: one process",
+            "versions": _versions(),
+            "machine": {"system": platform.platform(), "cores": len(_cores())},
+            "when": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+            "steps": steps,
+            "samples": steps * self.config.batch_size,
+            "seconds": seconds,
+            "samples_per_second": steps * self.config.batch_size / seconds if seconds else None,
+            "best_validation": best,
+            "last_validation": validations[-1] if validations else None,
+            "images": counters,
+        }
+        if isinstance(self._strategy, AdvancedModelServerStrategy):
+            report["image_servers"] = self._strategy.ams.counters()
+        write_json(self.run.report, report)
+        curves.draw(self._history, self.run.curves, str(self.run.path))
+        return report
+
+
+def _cores() -> set[int]:
+    import os
+
+    return os.sched_getaffinity(0)
+
+
+def _versions() -> dict[str, str]:
+    import h5py
+
+    return {
+        "python": sys.version.split()[0],
+        "tensorflow": tf.__version__,
+        "tf_keras": keras.__version__,
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+    }
