@@ -76,8 +76,8 @@ def export(
         The description that is stored as `assets.extra/amstf.json`.
 
     Raises:
-        ExportError: If the directory is not empty, the model is not built or lives on servers, or its
-            graph holds ops that stock TensorFlow does not have.
+        ExportError: If the directory is not empty, the model is not built or lives on servers, or
+            its graph holds ops that stock TensorFlow does not have.
         StoreError: If a store cannot be read.
 
     Example:

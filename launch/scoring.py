@@ -104,8 +104,8 @@ def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.
         if not np.isfinite(scores).all():
             bad = records + int(np.argmin(np.isfinite(scores)))
             raise ExportError(
-                f"{path}: the export gives {scores[bad - records]} for record {bad}; its weights or "
-                "the record hold values that are not finite: train or prepare again"
+                f"{path}: the export gives {scores[bad - records]} for record {bad}; its weights "
+                "or the record hold values that are not finite: train or prepare again"
             )
         records += len(batch)
         read += sum(map(len, batch.numpy())) + _FRAME_BYTES * len(batch)
