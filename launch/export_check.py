@@ -92,12 +92,12 @@ def _ask(
     environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
     with tempfile.TemporaryDirectory(prefix="amstf-export-") as elsewhere:
         ask, answer = pathlib.Path(elsewhere, "questions"), pathlib.Path(elsewhere, "answers")
-        ask.write_bytes(pickle.dumps(questions))
+        path = os.path.abspath(export)
+        ask.write_bytes(pickle.dumps([(path, *question) for question in questions]))
         command = [
             sys.executable,
             "-I",
             str(script),
-            os.path.abspath(export),
             str(ask),
             str(answer),
         ]

@@ -1,9 +1,9 @@
 """Scores samples with a SavedModel as a stranger would: TensorFlow, numpy, nothing of this project.
 
-    python -I launch/reload_check.py EXPORT QUESTIONS ANSWERS
+    python -I launch/reload_check.py QUESTIONS ANSWERS
 
 A script and not a module, so that no package of this project is on its path. QUESTIONS is a pickle
-of [(signature, {input: array})], ANSWERS becomes one of the list of the first outputs.
+of [(export, signature, {input: array})], ANSWERS becomes one of the list of the first outputs.
 """
 
 import os
@@ -11,16 +11,20 @@ import pickle
 import sys
 
 
-def main(export: str, questions: str, answers: str) -> None:
+def main(questions: str, answers: str) -> None:
     """Asks each question and writes the answers."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
-    signatures = tf.saved_model.load(export).signatures
+    loaded = {}
     results = []
     with open(questions, "rb") as file:
-        for name, inputs in pickle.load(file):
-            outputs = signatures[name](**{key: tf.constant(v) for key, v in inputs.items()})
+        for export, name, inputs in pickle.load(file):
+            if export not in loaded:
+                loaded[export] = tf.saved_model.load(export)
+            outputs = loaded[export].signatures[name](
+                **{key: tf.constant(v) for key, v in inputs.items()}
+            )
             results.append(next(iter(outputs.values())).numpy())
     ours = sorted({name.split(".")[0] for name in sys.modules} & {"amstf", "models", "launch"})
     if ours:

@@ -54,13 +54,13 @@ def write_dataset(
     return Samples.open(directory)
 
 
-def ask_elsewhere(export, questions, directory) -> list[np.ndarray]:
-    """Lets a process that has only TensorFlow answer [(signature, {input: array})]."""
+def ask_elsewhere(questions, directory) -> list[np.ndarray]:
+    """Lets a process that has only TensorFlow answer [(export, signature, {input: array})]."""
     ask, answer = directory / "questions", directory / "answers"
     ask.write_bytes(pickle.dumps(questions))
     script = ROOT / "launch" / "reload_check.py"
     done = subprocess.run(
-        [sys.executable, "-I", str(script), str(export), str(ask), str(answer)],
+        [sys.executable, "-I", str(script), str(ask), str(answer)],
         cwd=directory,
         env={"PATH": "/usr/bin:/bin"},
         capture_output=True,

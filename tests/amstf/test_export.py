@@ -1,7 +1,9 @@
 """Exports: what they hold, and that a process without this project gets the model's predictions."""
 
 import json
+import pathlib
 import re
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from amstf.stock_ops import check_stock_ops, custom_ops
 from models import Dicm, EmbeddingMlp, build, image_tower
 from tests.exports import FEATURES, ask_elsewhere, write_dataset, write_store
 from tests.helpers import CLICK_SCHEMA, random_batch, tensors
+
+LABEL = Field("click", "label")
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +51,24 @@ def request(batch, rows=slice(None)):
     return {names[key]: value.numpy()[rows] for key, value in batch.items()}
 
 
-@pytest.mark.parametrize("kind", ["dicm sum", "dicm attentive", "embedding_mlp"])
-def test_a_process_without_this_project_gets_the_models_predictions(
-    samples, store, kind, tmp_path
-):
-    if kind == "embedding_mlp":
-        model = build(EmbeddingMlp(CLICK_SCHEMA, hidden=(6,)), CLICK_SCHEMA)
-        shake(model)
-    else:
-        model = dicm(store, kind.split()[1])
+class Exported(NamedTuple):
+    """A model, its export, and what the two say of the same samples and images."""
+
+    model: keras.Model
+    path: pathlib.Path
+    description: dict
+    want: dict[str, np.ndarray]
+    got: dict[str, np.ndarray]
+
+
+KINDS = ("dicm sum", "dicm attentive", "embedding_mlp")
+NEW_IMAGES = np.random.default_rng(1).normal(size=(7, 5)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def exported(samples, store, tmp_path_factory):
+    """All kinds of models, exported, and asked in one process without this project."""
+    directory = tmp_path_factory.mktemp("exports")
     records = [
         record
         for path in samples.files("test")
@@ -63,47 +76,55 @@ def test_a_process_without_this_project_gets_the_models_predictions(
     ]
     batch = parse_batch(tf.constant(records), CLICK_SCHEMA.inputs)
     assert np.any(batch["image"] == -1)
-    before = model.predict(batch, verbose=0)
-    weights = len(model.weights)
-    export(model, CLICK_SCHEMA, tmp_path / "model")
-    assert custom_ops(tmp_path / "model") == []
-    # The model itself goes on as before.
-    np.testing.assert_array_equal(model.predict(batch, verbose=0), before)
-    np.testing.assert_allclose(model(batch), before, rtol=1e-5)
-    assert len(model.weights) == weights
-
-    questions = [
-        ("serve_examples", {"examples": np.array(records, object)}),
-        ("serving_default", request(batch)),
-        ("serve_examples", {"examples": np.array(records[:1], object)}),
-        ("serving_default", request(batch, slice(1))),
-    ]
-    answers = ask_elsewhere(tmp_path / "model", questions, tmp_path)
-    for answer in answers:
-        want = before[: len(answer)]
-        assert answer.dtype == np.float32 and answer.shape == want.shape
-        np.testing.assert_allclose(answer, want, rtol=0, atol=1e-5)
-    assert before.std() > 0.01, "predictions that are all alike prove nothing"
-
-
-def test_new_images_get_the_embedding_that_e_gives(store, tmp_path):
-    model = dicm(store)
-    description = export(model, CLICK_SCHEMA, tmp_path / "model")
-    layer = model.image_embeddings["images"]
-    new = np.random.default_rng(1).normal(size=(7, 5)).astype(np.float32)
-    questions = [("embed_images", {"features": part}) for part in (new, new[:1], FEATURES)]
-    answers = ask_elsewhere(tmp_path / "model", questions, tmp_path)
-    np.testing.assert_allclose(answers[0], layer.embed_features(new), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(answers[1], answers[0][:1], rtol=0, atol=1e-6)
-    np.testing.assert_allclose(answers[2], layer(tf.range(30, dtype=tf.int64)), atol=1e-6)
-    assert description["images"] == {
-        "images": {"images": 30, "features": 5, "embedding_width": 3}
-    }
+    result, questions = {}, []
+    for kind in KINDS:
+        if kind == "embedding_mlp":
+            model = build(EmbeddingMlp(CLICK_SCHEMA, hidden=(6,)), CLICK_SCHEMA)
+            shake(model)
+        else:
+            model = dicm(store, kind.split()[1])
+        path = directory / kind.replace(" ", "-")
+        clicks = model.predict(batch, verbose=0)
+        weights = len(model.weights)
+        description = export(model, CLICK_SCHEMA, path)
+        # The model itself goes on as before.
+        np.testing.assert_array_equal(model.predict(batch, verbose=0), clicks)
+        np.testing.assert_allclose(model(batch), clicks, rtol=1e-5)
+        assert len(model.weights) == weights
+        want = {}
+        for rows in (len(records), 1):
+            want[f"examples {rows}"] = want[f"inputs {rows}"] = clicks[:rows]
+            examples = {"examples": np.array(records[:rows], object)}
+            questions.append((kind, f"examples {rows}", "serve_examples", examples))
+            inputs = request(batch, slice(rows))
+            questions.append((kind, f"inputs {rows}", "serving_default", inputs))
+        if kind != "embedding_mlp":
+            layer = model.image_embeddings["images"]
+            for name, features in (("new", NEW_IMAGES), ("one", NEW_IMAGES[:1]), ("old", FEATURES)):
+                want[name] = layer.embed_features(features).numpy()
+                questions.append((kind, name, "embed_images", {"features": features}))
+            np.testing.assert_allclose(want["old"], layer(np.arange(30)), rtol=0, atol=1e-6)
+        result[kind] = Exported(model, path, description, want, {})
+    asked = [(str(result[kind].path), *question) for kind, _, *question in questions]
+    answers = ask_elsewhere(asked, directory)
+    for (kind, name, *_), answer in zip(questions, answers, strict=True):
+        result[kind].got[name] = answer
+    return result
 
 
-def test_an_image_that_the_table_lacks_is_no_image(store, tmp_path):
-    export(dicm(store), CLICK_SCHEMA, tmp_path / "model")
-    serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_process_without_this_project_gets_the_models_predictions(exported, kind):
+    _, path, _, want, got = exported[kind]
+    assert custom_ops(path) == []
+    assert want.keys() == got.keys() and len(want) >= 4
+    for name, answer in got.items():
+        assert answer.dtype == np.float32 and answer.shape == want[name].shape
+        np.testing.assert_allclose(answer, want[name], rtol=0, atol=1e-5, err_msg=name)
+        assert len(answer) == 1 or answer.std() > 0.01, "what is all alike proves nothing"
+
+
+def test_an_image_that_the_table_lacks_is_no_image(exported):
+    serve = tf.saved_model.load(str(exported["dicm attentive"].path)).signatures["serving_default"]
     batch = tensors(random_batch(CLICK_SCHEMA, 3, 2))
     batch = {k: tf.cast(v, tf.int64) if v.dtype.is_integer else v for k, v in batch.items()}
     answers = []
@@ -120,7 +141,7 @@ def test_lists_longer_than_in_training_are_cut_as_the_reader_cuts_them(tmp_path)
         (
             Field("seen", "sparse", is_list=True, max_length=2, vocabulary_size=9),
             Field("tags", "weighted_sparse", is_list=True, max_length=1, vocabulary_size=9),
-            Field("click", "label"),
+            LABEL,
         )
     )
     model = build(EmbeddingMlp(schema, hidden=(4,)), schema)
@@ -156,25 +177,26 @@ def test_two_stores_have_a_table_and_a_signature_each(store, tmp_path):
     np.testing.assert_allclose(got["click_probability"], model(batch), rtol=0, atol=1e-5)
 
 
-def test_each_variable_is_stored_once_and_nothing_else(store, tmp_path):
-    model = dicm(store)
-    model.compile("adam", "binary_crossentropy")
-    model.fit(tensors(random_batch(CLICK_SCHEMA, 4, 2)), tf.ones([4, 1]), verbose=0)
-    export(model, CLICK_SCHEMA, tmp_path / "model")
-    stored = tf.train.list_variables(str(tmp_path / "model/variables/variables"))
+def test_each_variable_is_stored_once_and_nothing_else(exported):
+    model, path, *_ = exported["dicm attentive"]
+    stored = tf.train.list_variables(str(path / "variables/variables"))
     shapes = sorted(tuple(shape) for name, shape in stored if name.startswith("state/"))
     table = [(30,), (30, 3)]
     assert shapes == sorted([*(tuple(w.shape) for w in model.weights), *table])
-    # The table is a variable: the graph would not stay small with a million images in it.
-    big = write_store(tmp_path / "big.h5", features=np.zeros((30, 5000), np.float32))
+
+
+def test_neither_optimizer_nor_images_nor_the_table_make_the_graph_big(tmp_path):
+    schema = Schema((Field("age", "dense"), Field("image", "image", side="ad"), LABEL))
+    store = write_store(tmp_path / "big.h5", features=np.zeros((30, 5000), np.float32))
     tower = keras.layers.Dense(2000, kernel_initializer="zeros")
-    export(
-        build(Dicm(CLICK_SCHEMA, big, tower, hidden=(2,)), CLICK_SCHEMA),
-        CLICK_SCHEMA,
-        tmp_path / "wide",
-    )
-    graphs = [(tmp_path / name / "saved_model.pb").stat().st_size for name in ("model", "wide")]
-    assert graphs[1] < graphs[0] + 10_000
+    model = build(Dicm(schema, store, tower, hidden=(2,)), schema)
+    model.compile("adam", "binary_crossentropy")
+    model.fit({"age": tf.ones([4, 1]), "image": tf.range(4)}, tf.ones([4, 1]), verbose=0)
+    export(model, schema, tmp_path / "wide", images=model.image_embeddings)
+    assert (tmp_path / "wide" / "saved_model.pb").stat().st_size < 200_000
+    weights = sum(4 * int(np.prod(w.shape)) for w in model.weights)
+    size = (tmp_path / "wide/variables/variables.data-00000-of-00001").stat().st_size
+    assert size == pytest.approx(weights + 30 * (2000 * 4 + 8), rel=0.01)
 
 
 def test_what_is_traced_on_the_store_itself_is_refused(store, tmp_path):
@@ -195,10 +217,13 @@ def test_what_is_traced_on_the_store_itself_is_refused(store, tmp_path):
         check_stock_ops(tmp_path)
 
 
-def test_the_description_tells_fields_and_signatures(store, tmp_path):
-    description = export(dicm(store), CLICK_SCHEMA, tmp_path / "model")
-    stored = json.loads((tmp_path / "model" / DESCRIPTION_FILE).read_text())
+def test_the_description_tells_fields_and_signatures(exported):
+    _, path, description, *_ = exported["dicm sum"]
+    stored = json.loads((path / DESCRIPTION_FILE).read_text())
     assert stored == description
+    assert stored["images"] == {"images": {"images": 30, "features": 5, "embedding_width": 3}}
+    assert exported["embedding_mlp"].description["images"] == {}
+    assert "embed_images" not in exported["embedding_mlp"].description["signatures"]
     assert Schema.from_json(json.dumps(stored["schema"])) == CLICK_SCHEMA
     inputs = stored["signatures"]["serving_default"]["inputs"]
     assert inputs["words_weight"] == {
@@ -224,15 +249,13 @@ def test_bad_requests_to_export(store, tmp_path):
         (
             Field("a b", "sparse", vocabulary_size=2),
             Field("a.b", "sparse", vocabulary_size=2),
-            Field("click", "label"),
+            LABEL,
         )
     )
     with pytest.raises(ExportError, match=re.escape("'a b' and 'a.b' would both be the input")):
         input_names(twins)
-    odd = Schema(
-        tuple(Field(name, "sparse", vocabulary_size=2) for name in ("self", "7 days", "_x"))
-        + (Field("click", "label"),)
-    )
+    names = ("self", "7 days", "_x")
+    odd = Schema((*(Field(name, "sparse", vocabulary_size=2) for name in names), LABEL))
     assert list(input_names(odd).values()) == ["field_self", "field_7_days", "field__x"]
     model = build(EmbeddingMlp(odd, hidden=(2,)), odd)
     export(model, odd, tmp_path / "odd")
@@ -263,16 +286,7 @@ def test_a_table_leaves_the_layer_as_it_was(store):
     assert len(layer.weights) == weights
 
 
-def test_an_exported_models_checkpoint_is_that_of_the_model(store, tmp_path):
-    def make():
-        model = dicm(store)
-        model.set_weights([np.random.normal(size=w.shape) for w in model.get_weights()])
-        return model
-
-    model = make()
-    export(model, CLICK_SCHEMA, tmp_path / "model")
-    batch = tensors(random_batch(CLICK_SCHEMA, 4, 2))
+def test_an_exported_models_checkpoint_is_that_of_the_model(exported, store, tmp_path):
+    model = exported["dicm sum"].model
     path = tf.train.Checkpoint(model=model).save(str(tmp_path / "checkpoint"))
-    fresh = make()
-    tf.train.Checkpoint(model=fresh).restore(path).assert_consumed()
-    np.testing.assert_array_equal(fresh(batch), model(batch))
+    tf.train.Checkpoint(model=dicm(store)).restore(path).assert_consumed()
