@@ -18,7 +18,10 @@ import sys
 
 from absl import flags
 
+from amstf.errors import ExportError
 from launch import program
+from launch.new_directory import new_directory
+from launch.run_directory import RunDirectory
 
 FLAGS = flags.FLAGS
 REQUEST_FILE = "assets.extra/predict_request.json"
@@ -37,26 +40,23 @@ flags.DEFINE_integer("check_samples", 1024, "Samples that the check scores.", lo
 def main(arguments: list[str]) -> int | None:
     """Exports the run that the flags name, checks the export and prints what it holds."""
     del arguments
-    # TensorFlow takes seconds to import, and wrong flags should be answered at once.
-    from amstf.data import Samples
-    from amstf.errors import ExportError
-    from amstf.export import export
-    from amstf.schema import Schema
-    from amstf.stock_ops import SAVED_MODEL_FILE
-    from launch.click_model import load_run
-    from launch.export_check import check_export, first_records
-    from launch.new_directory import new_directory
-    from launch.rest_request import write_rest_request
-    from launch.run_directory import RunDirectory
-
     run = RunDirectory(FLAGS.run)
+    run.read_config()
     with new_directory(
         FLAGS.out,
         what="a SavedModel",
-        marker=SAVED_MODEL_FILE,
+        marker="saved_model.pb",
         overwrite=FLAGS.overwrite,
         error=ExportError,
     ) as work:
+        # TensorFlow takes seconds to import, and wrong paths should be answered at once.
+        from amstf.data import Samples
+        from amstf.export import export
+        from amstf.schema import Schema
+        from launch.click_model import load_run
+        from launch.export_check import check_export, first_records
+        from launch.rest_request import write_rest_request
+
         samples = Samples.open(FLAGS.dataset) if FLAGS.dataset else None
         model, samples, _ = load_run(run, samples, FLAGS.checkpoint)
         schema = Schema.load(run.path)
