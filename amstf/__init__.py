@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _os.environ.setdefault("TF_USE_LEGACY_KERAS", "1") not in ("1", "true", "True"):
     raise ImportError(
-        f"TF_USE_LEGACY_KERAS is {_os.environ['TF_USE_LEGACY_KERAS']!r}; amstf needs Keras 2, since "
-        "Keras 3 cannot train on parameter servers: unset it, or set it to 1"
+        f"TF_USE_LEGACY_KERAS is {_os.environ['TF_USE_LEGACY_KERAS']!r}; amstf needs Keras 2, "
+        "since Keras 3 cannot train on parameter servers: unset it, or set it to 1"
     )
 
 if _TYPE_CHECKING:

@@ -16,8 +16,9 @@ class AmsConfig:
 
     Attributes:
         placement: Where the embedding model E runs. "servers": on the servers that hold the images;
-            only embeddings and their gradients cross (AMS, arXiv 1711.06505 section 4). "workers": raw
-            features are pulled to the worker that asks (the paper's store-in-server, for comparison).
+            only embeddings and their gradients cross (AMS, arXiv 1711.06505 section 4). "workers":
+            raw features are pulled to the worker that asks (the paper's store-in-server, for
+            comparison).
         image_servers: Indices of the parameter servers that hold images; None means all of them.
 
     Raises:

@@ -31,14 +31,11 @@ class ModelServers:
                 f"{num_servers} (0 to {num_servers - 1})"
             )
         self._stores: dict[tuple[str, ...], ImageStore] = {}
-        self._gpus = {
-            spec.task
-            for spec in map(
-                lambda device: tf.DeviceSpec.from_string(device.name),
-                tf.config.list_logical_devices("GPU"),
-            )
-            if spec.job == "ps"
-        }
+        gpus = [
+            tf.DeviceSpec.from_string(device.name)
+            for device in tf.config.list_logical_devices("GPU")
+        ]
+        self._gpus = {gpu.task for gpu in gpus if gpu.job == "ps"}
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -82,15 +79,16 @@ class ModelServers:
         return counters
 
 
-class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):  # type: ignore[misc]
+class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):
     """Parameter servers that also hold the images and run the embedding model on them.
 
-    A `tf.distribute.ParameterServerStrategy` (arXiv 1711.06505 section 4, AMS) that knows which servers
-    hold images. Layers made in its scope find it by themselves, so a program is the usual one.
+    A `tf.distribute.ParameterServerStrategy` (arXiv 1711.06505 section 4, AMS) that knows which
+    servers hold images. Layers made in its scope find it by themselves, so a program is the usual
+    one.
 
     Args:
-        cluster_resolver: Names the chief, the workers ("worker") and the parameter servers ("ps"). Each
-            worker and server must have called `amstf.ops.load_library()` before its
+        cluster_resolver: Names the chief, the workers ("worker") and the parameter servers ("ps").
+            Each worker and server must have called `amstf.ops.load_library()` before its
             `tf.distribute.Server` started; `python -m launch.server` does.
         config: The knobs.
         variable_partitioner: As in ParameterServerStrategy.

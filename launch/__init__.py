@@ -8,12 +8,15 @@ import logging
 import os
 import sys
 import types
+import warnings
 
 
 def _quiet_tensorflow() -> None:
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     if os.environ.get("AMSTF_VERBOSE", "0") not in ("", "0"):
         return
+    # Keras' own reading of a dataset's options, once for each worker; it changes nothing.
+    warnings.filterwarnings("ignore", "To make it possible to preserve tf.data options")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # TensorFlow adopts the level and filters that its Python logger has when it is imported.

@@ -40,8 +40,8 @@ def make_model(config: RunConfig, schema: Schema, stores: dict[str, ImageStore])
         if config.image_width not in (0, store.width):
             raise ConfigError(
                 f"the model takes {config.image_width} features an image, but the image store "
-                f"{name!r} ({store.paths[0]}) holds {store.width}; use the features that the run was "
-                "trained on"
+                f"{name!r} ({store.paths[0]}) holds {store.width}; use the features that the run "
+                "was trained on"
             )
     model = Dicm(
         schema,

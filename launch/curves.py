@@ -7,9 +7,9 @@ import pathlib
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402 - after the choice of a backend without a screen
+from matplotlib import pyplot as plt
 
-from launch.step_logger import History  # noqa: E402
+from launch.step_logger import History
 
 
 def draw(history: History, path: pathlib.Path, title: str) -> None:

@@ -3,9 +3,9 @@
     python -m launch.evaluate --run=RUN
     python -m launch.evaluate --run=RUN_A,RUN_B --split=test
 
-Prints AUC, GAUC (exact; users with one class left out and counted), log loss and calibration, over all
-impressions and over those of items that training never showed ("new items"). Writes the same, in full, to
-RUN/evaluation-SPLIT.json. Of synthetic data the best reachable values are shown too.
+Prints AUC, GAUC (exact; users with one class left out and counted), log loss and calibration, over
+all impressions and over those of items that training never showed ("new items"). Writes the same,
+in full, to RUN/evaluation-SPLIT.json. Of synthetic data the best reachable values are shown too.
 """
 
 import os
@@ -51,7 +51,11 @@ def evaluate(run: RunDirectory) -> dict[str, Any]:
     total = samples.num_records(FLAGS.split)
     model, _, _ = click_model.load_run(run, samples, FLAGS.checkpoint)
     with tqdm.tqdm(
-        total=total, desc=str(run.path), unit=" samples", disable=not sys.stderr.isatty(), leave=False
+        total=total,
+        desc=str(run.path),
+        unit=" samples",
+        disable=not sys.stderr.isatty(),
+        leave=False,
     ) as bar:
         predictions = evaluation.predict(model, samples, FLAGS.split, progress=bar.update)
     parts = {ALL: evaluation.measure(predictions)}

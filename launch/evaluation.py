@@ -141,6 +141,8 @@ def item_counts(samples: Samples, split: str) -> dict[int, int]:
     counts: dict[int, int] = {}
     with record_errors(samples, split):
         for batch in samples.dataset(split, BATCH_SIZE, fields=[item], only_inputs=False):
-            for value, count in zip(*np.unique(batch[item].numpy(), return_counts=True), strict=True):
+            for value, count in zip(
+                *np.unique(batch[item].numpy(), return_counts=True), strict=True
+            ):
                 counts[value] = counts.get(value, 0) + int(count)
     return counts

@@ -16,7 +16,7 @@ The directory appears when all is done; a run that fails or is stopped leaves no
 import dataclasses
 import pathlib
 
-from absl import app, flags
+from absl import flags
 
 from amstf.data import Samples
 from amstf.errors import ConfigError
@@ -74,13 +74,18 @@ flags.DEFINE_float(
     _DEFAULT.taste,
     "synthetic: strength of the match of user and image, in standard deviations of the logit.",
 )
+flags.DEFINE_integer(
+    "style_width",
+    _DEFAULT.style_width,
+    "synthetic: dimensions of style and taste; more of them are harder to learn.",
+)
 
 
 def main(arguments: list[str]) -> int | None:
     """Makes the data set that the flags ask for and prints what it holds."""
     if len(arguments) != 1 or arguments[0] not in KINDS:
         got = arguments[0] if arguments else "nothing"
-        raise app.UsageError(
+        raise ConfigError(
             f"say which data set to make: {' or '.join(KINDS)}; got {got}. "
             f"For example: {program.command_name()} synthetic --out=DATASET"
         )

@@ -1,14 +1,14 @@
 """A run directory: what a training leaves behind, and how the other programs find it again.
 
-    RUN/config.json       what was asked for
-    RUN/schema.json       the fields that the model was trained on
-    RUN/checkpoints/      the newest checkpoints, to continue from
-    RUN/best/             the checkpoint with the best validation AUC
-    RUN/history.csv       a row for each log interval and each validation
-    RUN/curves.png        loss and AUC by step
-    RUN/tensorboard/      the same for TensorBoard
-    RUN/report.json       the end: configuration, versions, metrics, times, counters
-    RUN/logs/             output of workers and servers of a local cluster
+RUN/config.json       what was asked for
+RUN/schema.json       the fields that the model was trained on
+RUN/checkpoints/      the newest checkpoints, to continue from
+RUN/best/             the checkpoint with the best validation AUC
+RUN/history.csv       a row for each log interval and each validation
+RUN/curves.png        loss and AUC by step
+RUN/tensorboard/      the same for TensorBoard
+RUN/report.json       the end: configuration, versions, metrics, times, counters
+RUN/logs/             output of workers and servers of a local cluster
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Shows a training that runs: a live line on the terminal, TensorBoard, and a history file.
 
-Under ParameterServerStrategy a step is scheduled long before it runs, and batch hooks of Keras fire at
-the scheduling. So nothing hangs on hooks here: a thread reads the optimizer's step counter and the
-loss metric now and then, which is right with and without a cluster.
+Under ParameterServerStrategy a step is scheduled long before it runs, and batch hooks of Keras fire
+at the scheduling. So nothing hangs on hooks here: a thread reads the optimizer's step counter and
+the loss metric now and then, which is right with and without a cluster.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class StepLogger:
         self._thread = threading.Thread(target=self._follow, name="step-logger", daemon=True)
         self._first_step = self.step()
         self._last = (self._first_step, self._started)
+        self._stepping_since: tuple[int, float] | None = None
         self._loss_seen = (0.0, 0.0)
         self._last_line = self._started
         self._shown: dict[str, str] = {}
@@ -170,6 +171,7 @@ class StepLogger:
             last_step, last_time = self._last
             if step <= last_step:
                 return
+            self._stepping_since = self._stepping_since or (step, now)
             loss = self._mean_loss()
             rate = (step - last_step) * self._batch_size / (now - last_time)
             self._last = (step, now)
@@ -206,12 +208,12 @@ class StepLogger:
         if not force and now - self._last_line < _PLAIN_LINE_SECONDS and step < self._total_steps:
             return
         self._last_line = now
-        done = max(step - self._first_step, 1)
-        left = (now - self._started) / done * max(self._total_steps - step, 0)
-        rate = done * self._batch_size / (now - self._started)
-        shown = "".join(f"  {name} {value}" for name, value in self._shown.items())
-        print(
-            f"step {step}/{self._total_steps}{shown}  {rate:,.0f} samples/s  "
-            f"{tqdm.tqdm.format_interval(left)} left",
-            flush=True,
-        )
+        line = f"step {step}/{self._total_steps}"
+        line += "".join(f"  {name} {value}" for name, value in self._shown.items())
+        # The first step traces and connects: it would make a bad forecast.
+        first_step, since = self._stepping_since or (step, now)
+        if step > first_step:
+            rate = (step - first_step) / (now - since)
+            left = tqdm.tqdm.format_interval(max(self._total_steps - step, 0) / rate)
+            line += f"  {rate * self._batch_size:,.0f} samples/s  {left} left"
+        print(line, flush=True)

@@ -3,13 +3,13 @@
     python -m launch.train --dataset=DATASET --model=dicm --out=RUN
     python -m launch.train --dataset=DATASET --model=dicm --out=RUN --cluster=2x2
 
-Without --cluster one process does everything. --cluster=WxS starts W workers and S parameter servers
-as processes of this machine, trains on them and stops them. With TF_CONFIG in the environment the
-program takes its role from it: start the same command on every machine, as chief, worker or ps, on a
-file system that all of them see.
+Without --cluster one process does everything. --cluster=WxS starts W workers and S parameter
+servers as processes of this machine, trains on them and stops them. With TF_CONFIG in the
+environment the program takes its role from it: start the same command on every machine, as chief,
+worker or ps, on a file system that all of them see.
 
-RUN gets checkpoints, TensorBoard logs, history.csv, curves.png and report.json. The same command again
-continues where it stopped. Ctrl-C keeps a checkpoint and ends with exit code 130.
+RUN gets checkpoints, TensorBoard logs, history.csv, curves.png and report.json. The same command
+again continues where it stopped. Ctrl-C keeps a checkpoint and ends with exit code 130.
 """
 
 import os
@@ -158,12 +158,13 @@ def _summary(report: dict, run: RunDirectory) -> str:
     best = report["best_validation"]
     if best:
         lines.append(
-            f"best validation: AUC {best['validation_auc']:.4f}, GAUC {best['validation_gauc']:.4f} "
-            f"at step {best['step']:.0f}"
+            f"best validation: AUC {best['validation_auc']:.4f}, "
+            f"GAUC {best['validation_gauc']:.4f} at step {best['step']:.0f}"
         )
     for name, counters in report["images"].items():
         lines.append(
-            f"{name}: {counters['ids_asked']:,} images looked up, {counters['ids_missing']:,} missing"
+            f"{name}: {counters['ids_asked']:,} images looked up, "
+            f"{counters['ids_missing']:,} missing"
         )
     lines += [
         f"curves: {run.curves}   report: {run.report}",

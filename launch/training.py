@@ -1,8 +1,8 @@
-"""Trains the model of a run: `model.fit` in segments, with checkpoints and validation between them.
+"""Trains the model of a run: `model.fit` in segments, with checkpoints and validation in between.
 
-Batch hooks and checkpoints inside an epoch do nothing useful under ParameterServerStrategy; the end of
-a Keras epoch is its only barrier. So what Keras calls an epoch is a short segment here, and passes
-over the data are counted in steps.
+Batch hooks and checkpoints inside an epoch do nothing useful under ParameterServerStrategy; the end
+of a Keras epoch is its only barrier. So what Keras calls an epoch is a short segment here, and
+passes over the data are counted in steps.
 """
 
 from __future__ import annotations
@@ -150,9 +150,7 @@ class Training:
             return
         if self._validator is not self._model:
             self._validator.set_weights(self._model.get_weights())
-        metrics = evaluation.measure(
-            evaluation.predict(self._validator, self.samples, VALIDATION)
-        )
+        metrics = evaluation.measure(evaluation.predict(self._validator, self.samples, VALIDATION))
         before = self._history.column("validation_auc")[1]
         self._logger.log_validation(metrics.auc, metrics.gauc, metrics.log_loss)
         if metrics.auc > max(before, default=-math.inf):

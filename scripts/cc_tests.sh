@@ -30,7 +30,7 @@ run() {
   shift 2
   "${CXX:-g++}" -I. "$@" "$source" "${logic[@]}" -o "$out/$name" "${flags[@]}"
   # Without address randomisation: the sanitizer of g++ 12 does not know the layout of newer kernels.
-  setarch -R "$out/$name" >"$out/$name.log" 2>&1 || {
+  setarch -R timeout 120 "$out/$name" >"$out/$name.log" 2>&1 || {
     cat "$out/$name.log" >&2
     echo "error: C++ test $name failed" >&2
     exit 1

@@ -28,6 +28,9 @@ fi
 command -v "${CXX:-g++}" >/dev/null ||
   fail "the C++ compiler ${CXX:-g++} is missing; on Debian: apt-get install g++"
 
+# Through a link, this would install into an environment that belongs to something else.
+[[ ! -L .venv ]] || fail ".venv is a link to $(readlink .venv); remove the link, or use that one directly"
+
 if [[ ! -x .venv/bin/python ]]; then
   python=
   for candidate in ${PYTHON:+"$PYTHON"} python3.11 /usr/bin/python3.11 python3; do

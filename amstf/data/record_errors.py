@@ -77,9 +77,14 @@ def find_bad_record(samples: Samples, split: str) -> SampleError | None:
             if chunk is None:
                 break
             if _parse_problem(samples, chunk):
-                for k, record in enumerate(chunk):
-                    if problem := _parse_problem(samples, record[tf.newaxis]):
-                        return _error(path, done + k, None, problem)
+                # The shortest beginning of the chunk that fails ends with the first bad record.
+                good, bad = 0, len(chunk)
+                while bad - good > 1:
+                    middle = (good + bad) // 2
+                    fails = _parse_problem(samples, chunk[:middle])
+                    good, bad = (good, middle) if fails else (middle, bad)
+                problem = _parse_problem(samples, chunk[good:bad])
+                return _error(path, done + good, None, problem or "it is no sample")
             done += len(chunk)
     return None
 

@@ -19,14 +19,15 @@ from amstf.store import ImageStore
 class AmsEmbedding(keras.layers.Layer):
     """Embeds images by id: looks up their raw features and runs the embedding model E on them.
 
-    Each distinct image of a step is looked up and embedded once. Where that happens is decided by the
-    strategy in whose scope the layer is made: in this process without one, on the servers that hold the
-    images under `AdvancedModelServerStrategy` (arXiv 1711.06505, section 4).
+    Each distinct image of a step is looked up and embedded once. Where that happens is decided by
+    the strategy in whose scope the layer is made: in this process without one, on the servers that
+    hold the images under `AdvancedModelServerStrategy` (arXiv 1711.06505, section 4).
 
     Args:
         store: The image store.
         embedding_model: E, a Keras model or layer, [n, F] float32 -> [n, D].
-        missing: What an image that the store lacks does: "error", or "zeros" (its embedding is zeros).
+        missing: What an image that the store lacks does: "error", or "zeros" (its embedding is
+            zeros).
 
     Inputs:
         Image ids, int64 of any shape [...], dense or ragged; a negative id means "no image".
@@ -135,7 +136,7 @@ class AmsEmbedding(keras.layers.Layer):
 
     def _table_variables(self, ids: Any, embeddings: Any) -> list[tf.Variable]:
         if not len(ids):
-            # A table needs a row to look at; no image has a negative id, so this one is never found.
+            # A table needs a row; no image has a negative id, so this one is never found.
             ids, embeddings = [-1], [[0.0] * self.embedding_width]
         return [
             tf.Variable(values, trainable=False, dtype=dtype, name=f"{self.name}/{name}")

@@ -1,7 +1,7 @@
 """Where the images of a step are looked up and embedded: in process, on servers, on workers.
 
-One interface, `Placement.embed`, and one spot that chooses (`current_placement`). The local one is the
-meaning; the others must agree with it.
+One interface, `Placement.embed`, and one spot that chooses (`current_placement`). The local one is
+the meaning; the others must agree with it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Placement(abc.ABC):
 
     @abc.abstractmethod
     def counters(self, store: ImageStore) -> dict[str, int]:
-        """Reads what was looked up so far, summed over servers; names in `amstf.ops.COUNTER_NAMES`."""
+        """Reads the counters (`amstf.ops.COUNTER_NAMES`) up to now, summed over servers."""
 
 
 def _embed_found(
@@ -138,8 +138,8 @@ class WorkersPlacement(_OnServers):
 class ServersPlacement(_OnServers):
     """AMS: lookup and E run on the server that holds the images, forward and backward.
 
-    The backward is written by hand: TensorFlow would place the gradient's matrix products on the worker
-    and drag the features there. The sum over servers of a weight's gradient is formed on the
+    The backward is written by hand: TensorFlow would place the gradient's matrix products on the
+    worker and drag the features there. The sum over servers of a weight's gradient is formed on the
     server that holds the weight, so no copy of E passes through a worker.
     """
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import tensorflow as tf
 
@@ -19,15 +20,24 @@ class StoreFile(Protocol):
     """One file of a store: where its datasets lie, in bytes."""
 
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        """Absolute path, the same on every machine that holds images."""
+
     @property
-    def bytes(self) -> int: ...
+    def bytes(self) -> int:
+        """Size of the whole file."""
+
     @property
-    def rows(self) -> int: ...
+    def rows(self) -> int:
+        """Images in the file."""
+
     @property
-    def ids_offset(self) -> int: ...
+    def ids_offset(self) -> int:
+        """Where int64 ids[rows] begin."""
+
     @property
-    def features_offset(self) -> int: ...
+    def features_offset(self) -> int:
+        """Where features[rows, width] begin."""
 
 
 def image_store(

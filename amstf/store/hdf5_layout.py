@@ -1,4 +1,4 @@
-"""Where the datasets of a store's HDF5 file lie: the one place that knows HDF5's side of a store."""
+"""Where the datasets of a store's HDF5 file lie: the one place that knows HDF5's side of it."""
 
 from __future__ import annotations
 
@@ -82,18 +82,20 @@ def datasets(file: h5py.File, path: pathlib.Path) -> tuple[h5py.Dataset, h5py.Da
         dataset = file.get(name)
         if not isinstance(dataset, h5py.Dataset):
             raise StoreError(
-                f"{path} has no dataset {name!r} (it has: {', '.join(file) or 'nothing'}); an image "
-                "store holds 'ids' int64 [n] and 'features' float32 or float16 [n, F]"
+                f"{path} has no dataset {name!r} (it has: {', '.join(file) or 'nothing'}); an "
+                "image store holds 'ids' int64 [n] and 'features' float32 or float16 [n, F]"
             )
         found.append(dataset)
     ids, features = found
     if ids.ndim != 1 or features.ndim != 2 or len(ids) != len(features) or features.shape[1] < 1:
         raise StoreError(
-            f"{path}: ids have shape {ids.shape} and features {features.shape}; wanted [n] and [n, F]"
+            f"{path}: ids have shape {ids.shape} and features {features.shape}; "
+            "wanted [n] and [n, F]"
         )
     if ids.dtype.kind not in "iu" or features.dtype.kind != "f":
         raise StoreError(
-            f"{path}: ids are {ids.dtype} and features {features.dtype}; wanted whole numbers and floats"
+            f"{path}: ids are {ids.dtype} and features {features.dtype}; "
+            "wanted whole numbers and floats"
         )
     return ids, features
 

@@ -6,7 +6,8 @@ import glob
 import logging
 import os
 import pathlib
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -72,8 +73,8 @@ class ImageStore:
         """Opens a store.
 
         Args:
-            paths: One HDF5 file, several, or a pattern such as "images-*.h5". Each holds `ids` (whole
-                numbers [n]) and `features` (floats [n, F]).
+            paths: One HDF5 file, several, or a pattern such as "images-*.h5". Each holds `ids`
+                (whole numbers [n]) and `features` (floats [n, F]).
 
         Raises:
             StoreError: If a file is missing, cut, foreign, or its ids are negative or double.
@@ -161,13 +162,14 @@ class ImageStore:
             return
         if self._sorted_ids[0] < 0:
             raise StoreError(
-                f"{self._where(0)} has the negative image id {self._sorted_ids[0]}; ids are 0 or more"
+                f"{self._where(0)} has the negative image id {self._sorted_ids[0]}; "
+                "ids are 0 or more"
             )
         double = np.flatnonzero(self._sorted_ids[1:] == self._sorted_ids[:-1])
         if len(double):
             raise StoreError(
-                f"image id {self._sorted_ids[double[0]]} stands twice: {self._where(double[0])} and "
-                f"{self._where(double[0] + 1)} ({len(double)} such ids)"
+                f"image id {self._sorted_ids[double[0]]} stands twice: {self._where(double[0])} "
+                f"and {self._where(double[0] + 1)} ({len(double)} such ids)"
             )
 
     def _where(self, position: int) -> str:

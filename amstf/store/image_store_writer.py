@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import pathlib
 import types
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import h5py
 import numpy as np

@@ -74,16 +74,16 @@ class SyntheticConfig:
     validation_share: float = 0.08
     test_share: float = 0.15
     seed: int = 1
-    style_width: int = 3
+    style_width: int = 2
     style_from_category: float = 0.2
     zipf: float = 0.8
     bias: float = -1.4
-    propensity: float = 0.5
+    propensity: float = 0.4
     visible_quality: float = 0.5
-    hidden_quality: float = 0.6
+    hidden_quality: float = 0.5
     taste: float = 1.0
-    id_effects: float = 0.4
-    image_noise: float = 0.4
+    id_effects: float = 0.3
+    image_noise: float = 0.3
 
     def __post_init__(self) -> None:
         for name in ("users", "items", "impressions", "image_width", "behaviours", "style_width"):

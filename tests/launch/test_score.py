@@ -177,7 +177,7 @@ def test_exports_of_other_making_are_refused(tmp_path):
         with pytest.raises(ExportError, match=message):
             scoring.load_scorer(tmp_path)
     (tmp_path / "saved_model.pb").write_bytes(b"broken")
-    with pytest.raises(ExportError, match="cannot be loaded: .*; export the model again"):
+    with pytest.raises(ExportError, match=r"cannot be loaded: .*; export the model again"):
         scoring.load_scorer(tmp_path)
 
 

@@ -6,11 +6,11 @@ Prints one line of JSON: the greatest differences between the placements.
 import json
 import sys
 
-import amstf  # noqa: F401 - selects Keras 2 before TensorFlow is imported
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+import amstf  # noqa: F401 - selects Keras 2 before TensorFlow is imported
 from amstf.config import AmsConfig
 from amstf.layers import AmsEmbedding
 from amstf.store import ImageStore

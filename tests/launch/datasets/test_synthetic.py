@@ -1,0 +1,155 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from amstf.data import Samples
+from amstf.errors import ConfigError
+from amstf.metrics.auc import auc
+from amstf.store import ImageStore
+from launch.datasets import synthetic
+
+SMALL = synthetic.SyntheticConfig(
+    users=60, items=200, impressions=6000, image_width=16, behaviours=5, seed=3
+)
+
+
+@pytest.fixture(scope="module")
+def log():
+    return synthetic.generate(SMALL)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("synthetic") / "data"
+    synthetic.prepare(SMALL, directory, num_shards=2)
+    return Samples.open(directory)
+
+
+def rows_of(samples, split):
+    return next(iter(samples.dataset(split, 10_000, only_inputs=False)))
+
+
+def test_the_same_seed_makes_the_same_files(samples, tmp_path):
+    synthetic.prepare(SMALL, tmp_path / "again", num_shards=2)
+    again = Samples.open(tmp_path / "again").manifest
+    assert again.splits == samples.manifest.splits
+    assert again.info == samples.manifest.info
+    synthetic.prepare(dataclasses.replace(SMALL, seed=4), tmp_path / "other", num_shards=2)
+    assert Samples.open(tmp_path / "other").manifest.splits != again.splits
+
+
+def test_new_items_appear_only_in_the_test(samples, log):
+    seen = {s: set(rows_of(samples, s)["item"].numpy().tolist()) for s in synthetic.SPLITS}
+    new = set(np.flatnonzero(log.is_new).tolist())
+    assert len(new) == 40
+    assert not (seen["train"] | seen["validation"]) & new
+    assert seen["test"] & new
+    shown = np.isin(rows_of(samples, "test")["item"].numpy(), list(new)).mean()
+    assert abs(shown - SMALL.new_item_impressions) < 0.05
+
+
+def test_splits_follow_each_other_in_time(log):
+    assert (np.diff(log.split) >= 0).all()
+    assert np.bincount(log.split).tolist() == [4620, 480, 900]
+
+
+def test_behaviours_are_earlier_clicks_newest_first(log):
+    behaviours = synthetic.behaviours(log, SMALL.behaviours)
+    clicks = {user: [] for user in range(SMALL.users)}
+    for row, user in enumerate(log.user):
+        assert behaviours[row].tolist() == clicks[user][::-1][: SMALL.behaviours]
+        if log.click[row]:
+            clicks[user].append(log.item[row])
+
+
+def test_samples_hold_what_was_drawn(samples, log):
+    rows = rows_of(samples, "test")
+    here = log.split == 2
+    assert rows["user"].numpy().tolist() == log.user[here].tolist()
+    assert rows["group"].numpy().tolist() == log.user[here].tolist()
+    assert rows["item"].numpy().tolist() == rows["ad_image_id"].numpy().tolist()
+    assert rows["brand"].numpy().tolist() == log.brand[log.item[here]].tolist()
+    assert rows["click"].numpy().ravel().tolist() == log.click[here].tolist()
+    np.testing.assert_array_equal(rows["true_probability"].numpy().ravel(), log.probability[here])
+
+
+def test_clicks_follow_the_true_probability(log):
+    order = np.argsort(log.probability)
+    for part in np.array_split(order, 6):
+        expected = log.probability[part].mean()
+        spread = np.sqrt(expected * (1 - expected) / len(part))
+        assert abs(log.click[part].mean() - expected) < 4 * spread
+
+
+def test_the_best_reachable_auc_is_stored(samples):
+    best = samples.manifest.info["best_reachable"]
+    rows = rows_of(samples, "test")
+    click, probability = rows["click"].numpy(), rows["true_probability"].numpy()
+    assert best["test"]["auc"] == pytest.approx(auc(click, probability), abs=1e-5)
+    assert set(best) == {*synthetic.SPLITS, "test, new items"}
+    train = set(rows_of(samples, "train")["item"].numpy().tolist())
+    new = [item not in train for item in rows["item"].numpy()]
+    assert best["test, new items"]["impressions"] == sum(new)
+    assert best["test, new items"]["auc"] == pytest.approx(
+        auc(click[new], probability[new]), abs=1e-5
+    )
+
+
+def test_every_image_that_samples_name_is_in_the_store(samples):
+    store = ImageStore.open(samples.image_store_path())
+    store.validate()
+    assert (len(store), store.width, store.dtype) == (200, 16, "float16")
+    for split in synthetic.SPLITS:
+        rows = rows_of(samples, split)
+        assert not len(store.missing(rows["ad_image"].numpy()))
+        assert not len(store.missing(rows["behaviour_images"].numpy()))
+
+
+def test_the_style_can_be_found_in_the_image():
+    config = dataclasses.replace(SMALL, items=2000, image_width=256)
+    style = synthetic.generate(config).style
+    features = np.concatenate([f for _, f in synthetic.image_features(config, style)])
+    inputs = np.column_stack([features, np.ones(len(features))])
+    weights = np.linalg.lstsq(inputs[:1500], style[:1500], rcond=None)[0]
+    error = (inputs[1500:] @ weights - style[1500:]).var(axis=0) / style[1500:].var(axis=0)
+    assert (error < 0.2).all()
+
+
+def test_taste_is_what_images_carry():
+    # Without taste and visible quality, style tells nothing: the logit does not depend on it.
+    config = dataclasses.replace(SMALL, taste=0.0, visible_quality=0.0, hidden_quality=0.0)
+    still = synthetic.generate(dataclasses.replace(config, id_effects=0.0, propensity=0.0))
+    assert len(set(still.probability.tolist())) == 1
+    moved = synthetic.generate(SMALL)
+    assert moved.probability.std() > 0.1
+
+
+def test_the_defaults_are_what_the_documentation_promises():
+    log = synthetic.generate(synthetic.SyntheticConfig())
+    best = synthetic.best_reachable(log)
+    assert 0.2 < log.click.mean() < 0.3
+    assert 0.75 < best["test"]["auc"] < 0.82
+    assert best["test, new items"]["impressions"] > 5000
+
+
+def test_no_new_items_and_no_validation_are_possible(tmp_path):
+    config = dataclasses.replace(SMALL, new_items=0.0, validation_share=0.0)
+    counts = synthetic.prepare(config, tmp_path / "data")
+    assert counts["validation"] == 0
+    assert Samples.open(tmp_path / "data").splits == ("train", "test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"users": 0}, "--users is 0; it must be at least 1"),
+        ({"image_width": -1}, "--image_width is -1"),
+        ({"new_items": 1.0}, "--new_items is 1.0; it is a share, from 0 to less than 1"),
+        ({"test_share": 0.6, "validation_share": 0.5}, "leave nothing to train on"),
+        ({"seed": -1}, "--seed is -1"),
+    ],
+)
+def test_values_out_of_range_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(SMALL, **changes)

@@ -1,0 +1,314 @@
+"""Training as a person starts it: alone, on a cluster, interrupted, continued, with bad input."""
+
+import csv
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+
+import pytest
+
+from amstf.data import Samples, set_image_store
+from amstf.store import ImageStore, ImageStoreWriter
+from launch.local_cluster import _on_free_ports
+from tests.cluster import processes_with
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+MARK = "AMSTF_TEST_TRAIN"
+PASS = 52  # Steps of one pass over the small data set, in four segments.
+SMALL = ("--batch_size=64", "--tower=16,4", "--hidden=16", "--epochs=1")
+
+
+def environment(**more):
+    own = ("TF_CONFIG", "TF_CPP_MIN_LOG_LEVEL", "PYTHONWARNINGS")
+    kept = {name: value for name, value in os.environ.items() if name not in own}
+    return {**kept, **more}
+
+
+def train(dataset, out, *flags, model="dicm", **variables):
+    command = [sys.executable, "-m", "launch.train", f"--dataset={dataset}", f"--out={out}"]
+    return subprocess.run(
+        [*command, f"--model={model}", *SMALL, *flags],
+        cwd=ROOT,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def evaluate(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "launch.evaluate", *flags],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def report_of(run):
+    return json.loads((run / "report.json").read_text())
+
+
+def interrupt_after(line_start, command, **variables):
+    """Starts a program in a session of its own and interrupts its group at an output line."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    watchdog = threading.Timer(150, process.kill)
+    watchdog.start()
+    printed = []
+    for line in process.stdout:
+        printed.append(line)
+        if line.startswith(line_start):
+            os.killpg(process.pid, signal.SIGINT)
+            line_start = "never again"
+    code = process.wait()
+    watchdog.cancel()
+    return code, "".join(printed)
+
+
+@pytest.fixture(scope="module")
+def local_run(small_dataset, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "dicm"
+    done = train(small_dataset, run, "--epochs=2")
+    assert done.returncode == 0, done.stderr
+    return run, done
+
+
+def test_a_run_leaves_what_its_help_promises(local_run):
+    run, done = local_run
+    assert done.stderr == ""
+    assert "finished: " in done.stdout
+    report = report_of(run)
+    assert report["ended"] == "finished"
+    assert report["steps"] == 2 * PASS
+    assert report["images"]["images"]["ids_asked"] > 1000
+    assert report["images"]["images"]["ids_missing"] == 0
+    assert report["config"]["image_width"] == 24
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run / "tensorboard").glob("events*"))
+    with (run / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    validated = [row for row in rows if row["validation_auc"]]
+    assert [int(row["step"]) for row in validated] == list(range(13, 2 * PASS + 1, 13))
+    assert len(list((run / "checkpoints").glob("ckpt-*.index"))) == 3
+    assert len(list((run / "best").glob("ckpt-*.index"))) == 1
+
+
+def test_the_same_command_again_has_nothing_to_do_and_more_epochs_continue(
+    small_dataset, local_run, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(local_run[0], run)
+    again = train(small_dataset, run, "--epochs=2")
+    assert again.returncode == 0, again.stderr
+    assert report_of(run)["steps"] == 2 * PASS
+    more = train(small_dataset, run, "--epochs=3")
+    assert "continuing at step 104" in more.stdout, more.stderr
+    assert report_of(run)["steps"] == 3 * PASS
+
+
+def test_another_configuration_does_not_continue_a_run(small_dataset, local_run):
+    done = train(small_dataset, local_run[0], "--epochs=2", "--batch_size=65")
+    assert done.returncode == 2
+    assert "batch_size 64 (now 65)" in done.stderr
+    assert "choose another --out" in done.stderr
+
+
+def test_evaluation_beside_a_run_of_ids(small_dataset, local_run, tmp_path):
+    ids = tmp_path / "ids"
+    done = train(small_dataset, ids, model="embedding_mlp")
+    assert done.returncode == 0, done.stderr
+    assert report_of(ids)["images"] == {}
+    table = evaluate(f"--run={ids},{local_run[0]}")
+    assert (table.returncode, table.stderr) == (0, "")
+    for text in ("test, all:", "test, new items:", "best reachable", "calibration", "\ndicm  "):
+        assert text in table.stdout
+    metrics = json.loads((local_run[0] / "evaluation-test.json").read_text())["metrics"]
+    assert metrics["all"]["impressions"] == Samples.open(small_dataset).num_records("test")
+    assert 0 < metrics["new items"]["impressions"] < metrics["all"]["impressions"]
+    assert 0.3 < metrics["all"]["auc"] < 1
+
+
+def test_early_stopping_says_so(small_dataset, tmp_path):
+    # With a learning rate of zero no validation is better than the first.
+    done = train(small_dataset, tmp_path / "r", "--learning_rate=0", "--patience=2", "--epochs=9")
+    assert done.returncode == 0, done.stderr
+    assert "stopped early" in done.stdout
+    assert report_of(tmp_path / "r")["steps"] == 3 * 13
+
+
+def test_ctrl_c_keeps_a_checkpoint_from_which_the_run_continues(small_dataset, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "launch.train", f"--dataset={small_dataset}"]
+    command += [f"--out={run}", "--model=dicm", *SMALL, "--epochs=40"]
+    code, printed = interrupt_after("step", command)
+    assert code == 130, printed
+    assert "checkpoint kept" in printed and printed.endswith("interrupted\n")
+    report = report_of(run)
+    assert report["ended"] == "interrupted" and 0 < report["steps"] < 40 * PASS
+    done = train(small_dataset, run, "--epochs=1", "--epochs=3")
+    assert f"continuing at step {report['steps']}" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_a_cluster_trains_the_same_model_quietly(small_dataset, local_run, tmp_path):
+    run = tmp_path / "cluster"
+    done = train(small_dataset, run, "--epochs=2", "--cluster=2x2", **{MARK: str(run)})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not processes_with(MARK, str(run))
+    report = report_of(run)
+    assert report["cluster"] == "2 workers, 2 servers"
+    assert report["steps"] == 2 * PASS
+    served = report["image_servers"]
+    assert len(served) == 2 and all(server["ids_asked"] > 500 for server in served)
+    assert sum(server["images"] for server in served) == 150
+    # A run of a cluster continues in one process, and both learn about as well.
+    alone = train(small_dataset, run, "--epochs=3")
+    assert "continuing at step 104" in alone.stdout, alone.stderr
+    local = report_of(local_run[0])["best_validation"]["validation_log_loss"]
+    assert abs(report["best_validation"]["validation_log_loss"] - local) < 0.05
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_a_cluster_leaves_no_process(small_dataset, tmp_path):
+    run, mark = tmp_path / "run", uuid.uuid4().hex
+    command = [sys.executable, "-m", "launch.train", f"--dataset={small_dataset}"]
+    command += [f"--out={run}", "--model=dicm", *SMALL, "--epochs=300", "--cluster=1x2"]
+    code, printed = interrupt_after("step", command, **{MARK: mark})
+    assert code == 130, printed
+    assert "checkpoint kept" in printed
+    assert list((run / "checkpoints").glob("ckpt-*.index"))
+    assert not processes_with(MARK, mark)
+
+
+@pytest.mark.slow
+def test_the_same_command_in_every_role_of_tf_config(small_dataset, tmp_path):
+    run = tmp_path / "run"
+    cluster = _on_free_ports(1, 1)
+    command = [sys.executable, "-m", "launch.train", f"--dataset={small_dataset}"]
+    command += [f"--out={run}", "--model=dicm", *SMALL]
+    tasks = {}
+    try:
+        for role in ("ps", "worker", "chief"):
+            config = json.dumps({"cluster": cluster, "task": {"type": role, "index": 0}})
+            tasks[role] = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment(TF_CONFIG=config, no_grpc_proxy="127.0.0.1"),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        out, err = tasks["chief"].communicate(timeout=150)
+        assert (tasks["chief"].returncode, err) == (0, ""), out
+        assert report_of(run)["cluster"] == "1 workers, 1 servers"
+    finally:
+        for task in tasks.values():
+            task.terminate()
+            task.wait(20)
+    assert tasks["worker"].returncode == tasks["ps"].returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--cluster=2by2"], "--cluster: got '2by2', wanted WORKERSxSERVERS"),
+        (["--batch_size=0"], "--batch_size"),
+        (["--tower=64,x"], "--tower: got '64,x', wanted widths such as 128,64"),
+        (["--aggregator=mean"], "--aggregator"),
+        (["--dataset=/nowhere"], "/nowhere"),
+    ],
+)
+def test_wrong_flags_are_one_line(small_dataset, tmp_path, flags, message):
+    done = train(small_dataset, tmp_path / "run", *flags)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("tf_config", "message"),
+    [
+        ("{not json", "not JSON"),
+        (
+            '{"cluster": {"worker": ["h:1"], "ps": ["h:2"]}, "task": {"type": "ps", "index": 0}}',
+            "chief",
+        ),
+    ],
+)
+def test_wrong_tf_config_is_one_line(small_dataset, tmp_path, tf_config, message):
+    done = train(small_dataset, tmp_path / "run", TF_CONFIG=tf_config)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: TF_CONFIG") and message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def dataset_copy(small_dataset, tmp_path):
+    """A data set that a test may damage, and a function that replaces its images."""
+    copy = tmp_path / "data"
+    shutil.copytree(small_dataset, copy)
+
+    def replace_images(ids, features):
+        path = copy / "other.h5"
+        with ImageStoreWriter(path, features.shape[1]) as writer:
+            writer.write(ids, features)
+        set_image_store(copy, "images", path)
+
+    return copy, replace_images
+
+
+def test_images_that_the_store_lacks_are_named_or_counted(dataset_copy, tmp_path):
+    dataset, replace_images = dataset_copy
+    store = ImageStore.open(dataset / "images.h5")
+    replace_images(store.ids[5:], store.read(store.ids[5:]))
+    done = train(dataset, tmp_path / "run")
+    assert done.returncode == 2
+    assert "image ids are not in the image store" in done.stderr
+    assert any(f" {lost}" in done.stderr for lost in store.ids[:5])
+    assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+    done = train(dataset, tmp_path / "run", "--missing=zeros")
+    # The first call began a run with another policy; it is refused, not mixed.
+    assert done.returncode == 2 and "missing 'error' (now 'zeros')" in done.stderr
+    done = train(dataset, tmp_path / "run2", "--missing=zeros")
+    assert done.returncode == 0, done.stderr
+    missing = report_of(tmp_path / "run2")["images"]["images"]["ids_missing"]
+    assert missing > 0 and f"{missing:,} missing" in done.stdout
+
+
+def test_features_of_another_width_are_refused(dataset_copy, local_run):
+    dataset, replace_images = dataset_copy
+    store = ImageStore.open(dataset / "images.h5")
+    replace_images(store.ids, store.read(store.ids)[:, :20])
+    done = evaluate(f"--run={local_run[0]}", f"--dataset={dataset}")
+    assert done.returncode == 2
+    assert "takes 24 features an image" in done.stderr and "holds 20" in done.stderr
+
+
+def test_a_damaged_record_is_named(dataset_copy, tmp_path):
+    dataset, _ = dataset_copy
+    path = next(dataset.glob("train-00002*"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    done = train(dataset, tmp_path / "run")
+    assert done.returncode == 2
+    assert f"error: {path}: record " in done.stderr and " at byte " in done.stderr
+    assert done.stderr.count("\n") == 1
