@@ -65,11 +65,13 @@ def main(arguments: list[str]) -> int | None:
         differences = check_export(work, model, schema, examples)
         if examples:
             write_rest_request(work / REQUEST_FILE, schema, examples[:2])
-    print(summary(FLAGS.out, description, differences, len(examples)))
+    print(summary(FLAGS.out, description, differences, len(examples), str(samples.directory)))
     return None
 
 
-def summary(out: str, description: dict, differences: dict[str, float], checked: int) -> str:
+def summary(
+    out: str, description: dict, differences: dict[str, float], checked: int, dataset: str
+) -> str:
     """Returns a short description of an export, for people."""
     path = pathlib.Path(out).absolute()
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -96,7 +98,8 @@ def summary(out: str, description: dict, differences: dict[str, float], checked:
         lines.append(f"  NOT checked: split {FLAGS.check_split!r} has no samples")
     lines += [
         "",
-        f"  score:  python -m launch.score --export={out} --samples=DATASET --out=scores.csv",
+        f"  score:  python -m launch.score --export={out} --samples={dataset} \\",
+        "            --out=scores.csv",
         "  serve:  docker run -p 8500:8500 -p 8501:8501 -e MODEL_NAME=click \\",
         f"            -v {path}:/models/click/1 tensorflow/serving",
         "  ask:    REST  curl localhost:8501/v1/models/click:predict \\",
