@@ -135,6 +135,12 @@ class StepLogger:
         """Steps done so far."""
         return int(self._model.optimizer.iterations.numpy())
 
+    def end_segment(self) -> None:
+        """Takes the last loss of a segment; after it `fit` sets the metric back."""
+        self._poll()
+        with self._lock:
+            self._loss_seen = (0.0, 0.0)
+
     def log_validation(self, auc: float, gauc: float, log_loss: float) -> None:
         """Shows and keeps the metrics of a validation."""
         with self._lock:
@@ -184,12 +190,12 @@ class StepLogger:
             self._show(step)
 
     def _mean_loss(self) -> float | None:
-        """Mean loss of the steps since the last poll; `fit` sets the sums back at its epochs."""
+        """Mean loss of the steps since the last poll."""
         metrics = self._model.metrics
         if not metrics:
             return None
         total, count = float(metrics[0].total.numpy()), float(metrics[0].count.numpy())
-        seen_total, seen_count = self._loss_seen if self._loss_seen[1] <= count else (0.0, 0.0)
+        seen_total, seen_count = self._loss_seen
         self._loss_seen = (total, count)
         return (total - seen_total) / (count - seen_count) if count > seen_count else None
 

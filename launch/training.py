@@ -144,6 +144,7 @@ class Training:
     def end_segment(self) -> None:
         """Keeps a checkpoint and validates; called when all steps of a segment have run."""
         assert self._logger is not None
+        self._logger.end_segment()
         step = self._logger.step()
         self._newest.save(checkpoint_number=step)
         if not self._has_validation:

@@ -270,7 +270,7 @@ def dataset_copy(small_dataset, tmp_path):
         path = copy / "other.h5"
         with ImageStoreWriter(path, features.shape[1]) as writer:
             writer.write(ids, features)
-        set_image_store(copy, "images", path)
+        set_image_store(copy, path)
 
     return copy, replace_images
 
