@@ -33,3 +33,7 @@ class MissingImageError(StoreError, KeyError):
 
 class ConfigError(AmstfError, ValueError):
     """A configuration (flag, TF_CONFIG, AmsConfig) that cannot work."""
+
+
+class ExportError(AmstfError, ValueError):
+    """A model that cannot be exported, or an export that cannot be loaded."""

@@ -1,9 +1,10 @@
 """Click models built from parts that can be passed in."""
 
 import amstf  # noqa: F401  Chooses the Keras that tf_keras stands for, before anything loads it.
+from amstf.data import input_specs
 from models.aggregators import Aggregator, AttentivePooling, SumPooling
 from models.blocks import Mlp, PredictionHead, image_tower
-from models.building import build, input_specs
+from models.building import build
 from models.dicm import Dicm
 from models.embedding_mlp import EmbeddingMlp
 from models.id_embedding import IdEmbedding

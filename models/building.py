@@ -5,28 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 import tf_keras as keras
 
-from amstf.schema import DENSE, WEIGHTED_SPARSE, Schema
-
-
-def input_specs(schema: Schema) -> dict[str, tf.TensorSpec]:
-    """Describes a padded batch of the schema's input fields, with B and T unknown.
-
-    Example:
-        >>> from amstf.schema import Field
-        >>> schema = Schema((Field("user", "sparse", vocabulary_size=9), Field("click", "label")))
-        >>> input_specs(schema)["user"]
-        TensorSpec(shape=(None,), dtype=tf.int64, name='user')
-    """
-    specs: dict[str, tf.TensorSpec] = {}
-    for field in schema.inputs:
-        if field.kind == DENSE:
-            specs[field.name] = tf.TensorSpec([None, field.length], tf.float32, field.name)
-            continue
-        shape = [None, None] if field.is_list else [None]
-        specs[field.name] = tf.TensorSpec(shape, field.dtype, field.name)
-        if field.kind == WEIGHTED_SPARSE:
-            specs[field.weight_name] = tf.TensorSpec(shape, tf.float32, field.weight_name)
-    return specs
+from amstf.data import input_specs
+from amstf.schema import Schema
 
 
 def build(model: keras.Model, schema: Schema) -> keras.Model:

@@ -1,5 +1,6 @@
 """Samples on disk: TFRecord shards with a schema and a manifest, written, read and checked."""
 
+from amstf.data.input_specs import input_specs
 from amstf.data.manifest import Manifest, ShardFile, add_info, set_image_store
 from amstf.data.parsing import feature_spec, parse_batch
 from amstf.data.record_errors import find_bad_record, record_errors
@@ -14,6 +15,7 @@ __all__ = [
     "add_info",
     "feature_spec",
     "find_bad_record",
+    "input_specs",
     "parse_batch",
     "record_errors",
     "set_image_store",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,23 @@ class AmsEmbedding(keras.layers.Layer):
         Raises:
             ConfigError: If the ids are not in ascending order or the shapes do not fit.
         """
+        self._table = self._table_variables(ids, embeddings)
+        self._placement = TablePlacement(*self._table)
+
+    @contextlib.contextmanager
+    def table(self, ids: Any, embeddings: Any) -> Iterator[None]:
+        """Does `use_table` for the length of a block; the layer is afterwards what it was before.
+
+        What is traced in the block goes on to read the table, which is no weight of the layer.
+        """
+        before = self._placement
+        self._placement = TablePlacement(*self._table_variables(ids, embeddings))
+        try:
+            yield
+        finally:
+            self._placement = before
+
+    def _table_variables(self, ids: Any, embeddings: Any) -> list[tf.Variable]:
         ids, embeddings = np.asarray(ids, np.int64), np.asarray(embeddings, np.float32)
         if ids.ndim != 1 or embeddings.shape != (len(ids), self.embedding_width):
             raise ConfigError(
@@ -136,11 +154,10 @@ class AmsEmbedding(keras.layers.Layer):
             # A table needs a row to look at; no image has a negative id, so it is never found.
             ids = np.array([-1], np.int64)
             embeddings = np.zeros([1, self.embedding_width], np.float32)
-        self._table = [
+        return [
             tf.Variable(values, trainable=False, name=f"{self.name}/{name}")
             for name, values in (("image_ids", ids), ("image_embeddings", embeddings))
         ]
-        self._placement = TablePlacement(*self._table)
 
     def get_config(self) -> dict[str, Any]:
         """Configuration; the store is named by its files."""

@@ -1,0 +1,119 @@
+"""Compares an export with the model it was made of, in a process that never saw this project."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from amstf.data import Samples, parse_batch, record_errors
+from amstf.errors import ExportError
+from amstf.export import (
+    CLICK_PROBABILITY,
+    EXAMPLES,
+    SERVE_EXAMPLES,
+    SERVE_INPUTS,
+    input_names,
+)
+from amstf.ops import image_errors
+from amstf.schema import Schema
+
+TOLERANCE = 1e-5
+"""Greatest difference of a click probability between the model and its export."""
+
+_BATCH = 256
+_TIMEOUT_SECONDS = 600
+
+
+def first_records(samples: Samples, split: str, count: int) -> list[bytes]:
+    """Reads the first samples of a split as they are stored, without parsing them."""
+    with record_errors(samples, split):
+        dataset = tf.data.TFRecordDataset(samples.files(split)).take(count)
+        return list(dataset.as_numpy_iterator())
+
+
+def check_export(
+    export: str | os.PathLike[str], model: keras.Model, schema: Schema, examples: list[bytes]
+) -> dict[str, float]:
+    """Scores samples with the model here and with the export elsewhere.
+
+    Args:
+        export: The SavedModel.
+        model: The model it was made of.
+        schema: The fields of a batch.
+        examples: Serialized samples; the first one is scored alone too.
+
+    Returns:
+        Signature -> greatest absolute difference of a click probability.
+
+    Raises:
+        ExportError: If a difference is greater than `TOLERANCE`, or the export cannot be loaded.
+        MissingImageError: If the store lacks an image and the model's policy is "error".
+    """
+    if not examples:
+        return {}
+    parts = [examples[:1]] + [examples[k : k + _BATCH] for k in range(0, len(examples), _BATCH)]
+    names = input_names(schema)
+    wanted: list[np.ndarray] = []
+    questions: list[tuple[str, dict[str, Any]]] = []
+    for part in parts:
+        batch = parse_batch(tf.constant(part), schema.inputs)
+        with image_errors():
+            wanted += [model.predict(batch, batch_size=len(part), verbose=0)] * 2
+        questions.append((SERVE_EXAMPLES, {EXAMPLES: np.array(part, object)}))
+        inputs = {names[key]: value.numpy() for key, value in batch.items()}
+        questions.append((SERVE_INPUTS, inputs))
+    differences: dict[str, float] = {}
+    for (name, _), want, got in zip(questions, wanted, _ask(export, questions), strict=True):
+        worst = float(np.abs(got - want).max())
+        # A NaN is a difference too, and max() would lose it.
+        differences[name] = max(differences.get(name, 0.0), worst if worst == worst else np.inf)
+    for name, difference in differences.items():
+        if difference > TOLERANCE:
+            raise ExportError(
+                f"the {CLICK_PROBABILITY} of signature {name!r} differs from the model's by up to "
+                f"{difference:.1e} in {len(examples)} samples; wanted at most {TOLERANCE:.0e}"
+            )
+    return differences
+
+
+def _ask(
+    export: str | os.PathLike[str], questions: list[tuple[str, dict[str, Any]]]
+) -> list[np.ndarray]:
+    script = pathlib.Path(__file__).with_name("reload_check.py")
+    environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
+    with tempfile.TemporaryDirectory(prefix="amstf-export-") as elsewhere:
+        ask, answer = pathlib.Path(elsewhere, "questions"), pathlib.Path(elsewhere, "answers")
+        path = os.path.abspath(export)
+        ask.write_bytes(pickle.dumps([(path, *question) for question in questions]))
+        command = [
+            sys.executable,
+            "-I",
+            str(script),
+            str(ask),
+            str(answer),
+        ]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=elsewhere,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ExportError(f"{export} could not be scored in {_TIMEOUT_SECONDS} s") from error
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise ExportError(f"another process cannot load and score {export}: {lines[-1]}")
+        return pickle.loads(answer.read_bytes())

@@ -1,0 +1,171 @@
+"""Scoring TFRecord files with nothing but a SavedModel."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from amstf.errors import ExportError, SampleError
+
+SIGNATURE = "serve_examples"
+OUTPUT = "click_probability"
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+# A TFRecord frames its data with a length, and a CRC of each.
+_FRAME_BYTES = 16
+_BINS = 100_000
+
+Scorer = Callable[[tf.Tensor], tf.Tensor]
+
+
+def load_scorer(export: str | os.PathLike[str]) -> Scorer:
+    """Loads the signature of an export that scores serialized samples.
+
+    Args:
+        export: Directory of the SavedModel.
+
+    Returns:
+        Function from serialized samples [B] to click probabilities [B, 1].
+
+    Raises:
+        ExportError: If there is no SavedModel, or one without this signature.
+    """
+    if not os.path.exists(os.path.join(export, "saved_model.pb")):
+        raise ExportError(
+            f"{export} holds no SavedModel (saved_model.pb); python -m launch.export makes one"
+        )
+    try:
+        model = tf.saved_model.load(str(export))
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ExportError(f"{export} cannot be loaded: {first}; export the model again") from error
+    if SIGNATURE not in model.signatures:
+        known = ", ".join(model.signatures) or "none"
+        raise ExportError(
+            f"{export} has no signature {SIGNATURE!r}; its signatures are: {known}. "
+            "python -m launch.export makes an export that has it"
+        )
+    signature = model.signatures[SIGNATURE]
+    inputs = list(signature.structured_input_signature[1].values())
+    if [spec.dtype for spec in inputs] != [tf.string] or OUTPUT not in signature.structured_outputs:
+        raise ExportError(
+            f"{export}: signature {SIGNATURE!r} takes {', '.join(s.name for s in inputs)} and "
+            f"gives {', '.join(signature.structured_outputs)}; wanted one string input and {OUTPUT}"
+        )
+    (name,) = (spec.name for spec in inputs)
+
+    def score(examples: tf.Tensor) -> tf.Tensor:
+        # The model is named here because a signature does not keep its variables alive.
+        return model.signatures[SIGNATURE](**{name: examples})[OUTPUT]
+
+    return score
+
+
+def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Scores the samples of a TFRecord file, in order.
+
+    Args:
+        scorer: What `load_scorer` returned.
+        path: The file.
+        batch_size: Samples to score at a time.
+
+    Yields:
+        Click probabilities [B] float32 and the bytes of the file that are done.
+
+    Raises:
+        SampleError: If the file is no TFRecord, is damaged or cut off, or holds other samples than
+            the export takes.
+    """
+    read = records = 0
+    batches = iter(tf.data.TFRecordDataset(path).batch(batch_size).prefetch(2))
+    while True:
+        try:
+            batch = next(batches, None)
+        except tf.errors.DataLossError as error:
+            if not read:
+                problem = "is no TFRecord file, or its first records are damaged"
+            else:
+                problem = f"is damaged, behind record {records - 1}"
+            raise SampleError(f"{path} {problem}; copy or write it again") from error
+        if batch is None:
+            break
+        try:
+            scores = scorer(batch).numpy()[:, 0]
+        except tf.errors.InvalidArgumentError as error:
+            last = records + len(batch) - 1
+            raise SampleError(
+                f"{path}: one of the records {records} to {last} is no sample that the export "
+                f"takes: {_readable(error.message)}"
+            ) from error
+        if not np.isfinite(scores).all():
+            bad = records + int(np.argmin(np.isfinite(scores)))
+            raise ExportError(
+                f"{path}: the export gives {scores[bad - records]} for record {bad}; its weights "
+                "or the record hold values that are not finite: train or prepare again"
+            )
+        records += len(batch)
+        read += sum(map(len, batch.numpy())) + _FRAME_BYTES * len(batch)
+        yield scores, read
+    # TensorFlow's reader takes a record that is cut off for the end of the file.
+    size = os.path.getsize(path)
+    if read != size:
+        raise SampleError(
+            f"{path} is cut off: {records} whole records are {read:,} of its {size:,} bytes; copy "
+            "or write it again"
+        )
+
+
+class ScoreTable:
+    """Count, mean and quantiles of scores in [0, 1], in memory that does not grow.
+
+    Example:
+        >>> table = ScoreTable()
+        >>> table.add(np.array([0.25, 0.75], np.float32))
+        >>> table.count, table.mean, round(table.quantile(0.5), 3)
+        (2, 0.5, 0.25)
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum = 0.0
+        self._bins = np.zeros(_BINS, np.int64)
+
+    def add(self, scores: np.ndarray) -> None:
+        """Adds scores [n]."""
+        self.count += len(scores)
+        self._sum += float(scores.sum(dtype=np.float64))
+        bins = np.minimum((scores * _BINS).astype(np.int64), _BINS - 1)
+        self._bins += np.bincount(bins, minlength=_BINS)
+
+    @property
+    def mean(self) -> float:
+        """Mean of all scores; NaN of none."""
+        return self._sum / self.count if self.count else float("nan")
+
+    def quantile(self, share: float) -> float:
+        """Returns the smallest score that `share` of all do not exceed, to 1e-5."""
+        if not self.count:
+            return float("nan")
+        wanted = max(1, int(np.ceil(share * self.count)))
+        return (int(np.searchsorted(np.cumsum(self._bins), wanted)) + 0.5) / _BINS
+
+    def __str__(self) -> str:
+        if not self.count:
+            return "  no samples"
+        columns = [("samples", f"{self.count:,}"), ("mean", f"{self.mean:.4f}")]
+        columns += [(f"{share:.0%}", f"{self.quantile(share):.4f}") for share in QUANTILES]
+        widths = [max(map(len, column)) + 2 for column in columns]
+        rows = zip(*columns, strict=True)
+        return "\n".join("  " + "".join(map(str.rjust, row, widths)) for row in rows)
+
+
+def _readable(message: str) -> str:
+    """TensorFlow's message without the names of graph nodes."""
+    message = re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", message)
+    lines = [line.strip() for line in message.split("\n")]
+    useful = [line for line in lines if re.search(r"[Ff]eature|[Pp]arse|Key|field", line)]
+    return (useful or lines)[0][:300]

@@ -1,0 +1,179 @@
+"""launch.export as a person runs it: from a run directory to a SavedModel that checked itself."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from amstf.data import SampleWriter
+from amstf.errors import ExportError
+from launch.click_model import make_model, open_stores
+from launch.export_check import check_export, first_records
+from launch.run_directory import RunConfig, RunDirectory
+from tests.exports import ROOT, sample, write_dataset
+from tests.helpers import CLICK_SCHEMA
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "launch.export", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("launch_export") / "data")
+
+
+def write_run(path, samples, model="dicm"):
+    """Writes what a training leaves behind, without training."""
+    config = RunConfig(
+        dataset=str(samples.directory),
+        model=model,
+        hidden=(6,),
+        dropout=0.5,
+        tower=(4, 3),
+        tower_dropout=0.5,
+        aggregator="attentive",
+        missing="error",
+        placement="servers",
+        batch_size=8,
+        epochs=1,
+        learning_rate=0.01,
+        seed=3,
+        patience=0,
+        image_width=5,
+    )
+    directory = RunDirectory(path)
+    directory.begin(config)
+    samples.schema.save(directory.path)
+    made = make_model(config, samples.schema, open_stores(samples) if model == "dicm" else {})
+    for where, scale in ((directory.best, 0.5), (directory.checkpoints, 0.1)):
+        rng = np.random.default_rng(4)
+        made.set_weights([rng.normal(0, scale, size=w.shape) for w in made.get_weights()])
+        checkpoint = tf.train.Checkpoint(model=made)
+        tf.train.CheckpointManager(checkpoint, str(where), max_to_keep=1).save()
+    return directory, made
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, samples):
+    return write_run(tmp_path_factory.mktemp("launch_export") / "run", samples)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, trained):
+    out = tmp_path_factory.mktemp("launch_export") / "deep" / "model"
+    return out, run(f"--run={trained[0].path}", f"--out={out}")
+
+
+def test_a_run_becomes_an_export_that_has_checked_itself(exported):
+    out, done = exported
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{out}: SavedModel of stock TensorFlow ops, 0.")
+    assert "serving_default   8 fields by name" in done.stdout
+    assert "serve_examples    examples " in done.stdout
+    assert "embed_images      features " in done.stdout
+    assert "images: 30 images as embeddings of 3 (raw: 5 features each" in done.stdout
+    assert "checked in a fresh process: 40 samples, greatest difference" in done.stdout
+    assert f"python -m launch.score --export={out} " in done.stdout
+    assert f"-v {out}:/models/click/1 tensorflow/serving" in done.stdout
+    assert [p.name for p in out.parent.iterdir()] == ["model"]
+
+
+def test_the_example_request_asks_what_the_signature_takes(exported, trained, samples):
+    out, _ = exported
+    instances = json.loads((out / "assets.extra/predict_request.json").read_text())["instances"]
+    assert len(instances) == 2
+    assert any(word.startswith("wört") for row in instances for word in row["words"])
+    loaded = tf.saved_model.load(str(out))
+    serve = loaded.signatures["serving_default"]
+    inputs = {
+        name: tf.constant([row[name] for row in instances], spec.dtype)
+        for name, spec in serve.structured_input_signature[1].items()
+    }
+    got = serve(**inputs)["click_probability"]
+    records = first_records(samples, "test", 2)
+    want = loaded.signatures["serve_examples"](examples=tf.constant(records))
+    np.testing.assert_allclose(got, want["click_probability"], rtol=0, atol=1e-6)
+
+
+def test_an_export_that_is_there_needs_overwrite(exported, trained):
+    out, _ = exported
+    before = (out / "saved_model.pb").stat().st_mtime_ns
+    done = run(f"--run={trained[0].path}", f"--out={out}")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: {out} is a SavedModel already; choose another --out, or replace it with "
+        "--overwrite\n"
+    )
+    assert (out / "saved_model.pb").stat().st_mtime_ns == before
+
+
+def test_the_last_weights_of_a_model_without_images_replace_the_export(tmp_path, samples):
+    directory, _ = write_run(tmp_path / "run", samples, model="embedding_mlp")
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / "saved_model.pb").write_text("old")
+    done = run(f"--run={directory.path}", f"--out={out}", "--checkpoint=last", "--overwrite")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no images: this model sees ids only" in done.stdout
+    assert "embed_images" not in done.stdout
+    # write_run leaves smaller weights as the last than as the best.
+    variables = tf.train.load_checkpoint(str(out / "variables/variables"))
+    names = [name for name in variables.get_variable_to_shape_map() if name.startswith("state/")]
+    assert max(variables.get_tensor(name).std() for name in names) < 0.2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "run"]
+
+
+def test_samples_whose_images_the_store_lacks_end_the_check(tmp_path, samples, trained):
+    data = write_dataset(tmp_path / "data").directory
+    with SampleWriter(data, CLICK_SCHEMA, "other", num_shards=1) as writer:
+        writer.write({**sample(0), "image": 77})
+    out = tmp_path / "model"
+    done = run(
+        f"--run={trained[0].path}", f"--out={out}", f"--dataset={data}", "--check_split=other"
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: 1 of ") and "77" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_wrong_paths_are_one_line(tmp_path):
+    done = run(f"--run={tmp_path}", f"--out={tmp_path / 'model'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"error: {tmp_path / 'config.json'} does not exist: {tmp_path} is"
+    )
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_flags_are_one_line():
+    done = run("--run=x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(
+        "error: flag --out is missing\nsee: python -m launch.export --help"
+    )
+
+
+def test_an_export_that_differs_from_the_model_is_refused(exported, trained, samples):
+    out, _ = exported
+    _, model = trained  # It has the last weights, the export the best ones.
+    records = first_records(samples, "test", 5)
+    with pytest.raises(ExportError, match=r"'serve_examples' differs from the model's by up to .*"):
+        check_export(out, model, samples.schema, records)
+
+
+def test_an_export_that_cannot_be_loaded_is_refused(tmp_path, trained, samples):
+    records = first_records(samples, "test", 1)
+    with pytest.raises(ExportError, match="another process cannot load and score"):
+        check_export(tmp_path, trained[1], samples.schema, records)

@@ -1,0 +1,197 @@
+"""launch.score: an export and TFRecord files become a CSV, or one line says why not."""
+
+import csv
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from amstf.data import parse_batch
+from amstf.errors import ExportError, SampleError
+from amstf.export import export
+from launch import scoring
+from models import EmbeddingMlp, build
+from tests.exports import ROOT, write_dataset
+from tests.helpers import CLICK_SCHEMA
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "launch.score", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("score") / "data", count=41)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build(EmbeddingMlp(CLICK_SCHEMA, hidden=(6,)), CLICK_SCHEMA)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, model):
+    path = tmp_path_factory.mktemp("score") / "model"
+    export(model, CLICK_SCHEMA, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scorer(exported):
+    return scoring.load_scorer(exported)
+
+
+def first_file(samples):
+    return pathlib.Path(samples.files("test")[0]).read_bytes()
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_data_set_is_scored_in_the_order_of_its_files(exported, samples, model, tmp_path):
+    out = tmp_path / "deep" / "scores.csv"
+    done = run(f"--export={exported}", f"--samples={samples.directory}", f"--out={out}",
+               "--batch_size=8")  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{out}: 41 samples of 2 files scored in ")
+    assert "samples/s" in done.stdout
+    header, values = done.stdout.splitlines()[2:4]
+    assert header.split() == ["samples", "mean", "1%", "5%", "25%", "50%", "75%", "95%", "99%"]
+    got = rows(out)
+    assert [int(row["record"]) for row in got] == list(range(41))
+    records = tf.data.TFRecordDataset(samples.files("test")).batch(100).get_single_element()
+    want = model(parse_batch(records, CLICK_SCHEMA.inputs)).numpy()[:, 0]
+    scores = np.array([float(row["click_probability"]) for row in got])
+    np.testing.assert_allclose(scores, want, rtol=0, atol=1e-5)
+    assert float(values.split()[1]) == pytest.approx(want.mean(), abs=1e-4)
+    assert [p.name for p in out.parent.iterdir()] == ["scores.csv"]
+
+
+def test_a_bad_file_is_named_and_no_csv_appears(exported, samples, tmp_path):
+    (tmp_path / "a.tfrecord").write_bytes(first_file(samples))
+    (tmp_path / "b.tfrecord").write_text("user,item\n3,4\n" * 50)
+    done = run(
+        f"--export={exported}", f"--samples={tmp_path}/*.tfrecord", f"--out={tmp_path}/s.csv"
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"error: {tmp_path}/b.tfrecord is no TFRecord file, or its first records are damaged; copy "
+        "or write it again\n"
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tfrecord", "b.tfrecord"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"samples": "nowhere/*.x"}, "error: no file matches --samples=nowhere/*.x; give a data"),
+        ({"samples": "docs"}, "error: --samples=docs is a directory without manifest.json"),
+        (
+            {"split": "tomorrow"},
+            "error: the data set has no split 'tomorrow'; its splits are: test",
+        ),
+        ({"export": "docs"}, "error: docs holds no SavedModel (saved_model.pb); python -m launch"),
+        ({"out": "docs"}, "error: --out=docs is a directory; name a CSV file"),
+        ({"batch_size": 0}, "error: flag --batch_size=0: 0 is not a positive integer"),
+    ],
+)
+def test_wrong_input_is_one_line(exported, samples, tmp_path, changed, message):
+    flags = {"export": exported, "samples": samples.directory, "out": tmp_path / "s.csv", **changed}
+    done = run(*(f"--{name}={value}" for name, value in flags.items()))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(message), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def scores_of(scorer, path, batch_size=8):
+    return [
+        score for scores, _ in scoring.score_file(scorer, str(path), batch_size) for score in scores
+    ]
+
+
+def test_a_file_that_is_cut_off_is_named(scorer, samples, tmp_path):
+    whole = first_file(samples)
+    *_, last = tf.data.TFRecordDataset(samples.files("test")[0]).as_numpy_iterator()
+    begin = len(whole) - len(last) - 16
+    # TensorFlow's reader is silent about a cut through the header of a record, 12 bytes.
+    for cut, message in (
+        (begin + 1, r"cut off: 20 whole records are [\d,]+ of its [\d,]+ bytes; copy or"),
+        (begin + 11, "cut off: 20 whole records are"),
+        (begin + 13, "damaged, behind record 19; copy or"),
+        (len(whole) - 1, "damaged, behind record 19; copy or"),
+    ):
+        (tmp_path / "cut").write_bytes(whole[:cut])
+        with pytest.raises(SampleError, match=f"cut is {message}"):
+            scores_of(scorer, tmp_path / "cut", 1)
+    (tmp_path / "flipped").write_bytes(whole[:-30] + b"?" + whole[-29:])
+    with pytest.raises(SampleError, match=r"flipped is damaged, behind record \d+; copy or"):
+        scores_of(scorer, tmp_path / "flipped", 1)
+    (tmp_path / "empty").write_bytes(b"")
+    assert scores_of(scorer, tmp_path / "empty") == []
+
+
+def test_records_of_another_schema_are_named(scorer, tmp_path):
+    path = tmp_path / "foreign"
+    example = tf.train.Example()
+    example.features.feature["user"].int64_list.value.append(3)
+    for content in (example.SerializeToString(), b"no example"):
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            writer.write(content)
+        with pytest.raises(
+            SampleError, match="foreign: one of the records 0 to 0 is no sample"
+        ) as e:
+            scores_of(scorer, path)
+        assert "{{" not in str(e.value) and "\n" not in str(e.value)
+
+
+def test_scores_that_are_no_numbers_are_refused(samples):
+    nan = lambda examples: tf.fill([len(examples), 1], np.nan)  # noqa: E731
+    with pytest.raises(ExportError, match="the export gives nan for record 0; its weights"):
+        scores_of(nan, samples.files("test")[0])
+
+
+def test_exports_of_other_making_are_refused(tmp_path):
+    module = tf.Module()
+    module.double = tf.function(lambda x: {"y": 2 * x})
+    traced = module.double.get_concrete_function(tf.TensorSpec([None], tf.float32, "x"))
+    for signatures, message in (
+        (
+            {"serving_default": traced},
+            "no signature 'serve_examples'; its signatures are: serving_",
+        ),
+        ({"serve_examples": traced}, "'serve_examples' takes x and gives y; wanted one string"),
+    ):
+        tf.saved_model.save(module, str(tmp_path), signatures=signatures)
+        with pytest.raises(ExportError, match=message):
+            scoring.load_scorer(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(b"broken")
+    with pytest.raises(ExportError, match=r"cannot be loaded: .*; export the model again"):
+        scoring.load_scorer(tmp_path)
+
+
+def test_quantiles_are_those_of_numpy():
+    scores = np.random.default_rng(0).beta(1, 9, size=5000).astype(np.float32)
+    table = scoring.ScoreTable()
+    for part in np.split(scores, 10):
+        table.add(part)
+    table.add(np.array([], np.float32))
+    assert table.count == 5000 and table.mean == pytest.approx(scores.mean(), abs=1e-6)
+    for share in scoring.QUANTILES:
+        want = np.quantile(scores, share, method="inverted_cdf")
+        assert table.quantile(share) == pytest.approx(want, abs=1e-5)
+    assert str(scoring.ScoreTable()) == "  no samples"
+    ends = scoring.ScoreTable()
+    ends.add(np.array([0, 1], np.float32))
+    assert ends.quantile(0.01) < 1e-4 and ends.quantile(0.99) > 0.9999
