@@ -141,6 +141,10 @@ class AmsEmbedding(keras.layers.Layer):
 
     def _table_variables(self, ids: Any, embeddings: Any) -> list[tf.Variable]:
         ids, embeddings = np.asarray(ids, np.int64), np.asarray(embeddings, np.float32)
+        if not len(ids) and not embeddings.size:
+            # A table needs a row to look at; no image has a negative id, so it is never found.
+            ids = np.array([-1], np.int64)
+            embeddings = np.zeros([1, self.embedding_width], np.float32)
         if ids.ndim != 1 or embeddings.shape != (len(ids), self.embedding_width):
             raise ConfigError(
                 f"ids have shape {list(ids.shape)} and embeddings {list(embeddings.shape)}; wanted "
@@ -150,10 +154,6 @@ class AmsEmbedding(keras.layers.Layer):
             raise ConfigError(
                 "ids must be in ascending order, each once; sort them with their rows"
             )
-        if not len(ids):
-            # A table needs a row to look at; no image has a negative id, so it is never found.
-            ids = np.array([-1], np.int64)
-            embeddings = np.zeros([1, self.embedding_width], np.float32)
         return [
             tf.Variable(values, trainable=False, name=f"{self.name}/{name}")
             for name, values in (("image_ids", ids), ("image_embeddings", embeddings))
