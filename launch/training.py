@@ -21,6 +21,7 @@ import tf_keras as keras
 from amstf import AdvancedModelServerStrategy, AmsConfig, Samples, ops
 from amstf.data import record_errors
 from amstf.errors import ConfigError, SampleError
+from amstf.optimizers import Adam
 from amstf.schema import IMAGE
 from launch import click_model, curves, evaluation, native_logs
 from launch.run_directory import RunConfig, RunDirectory, write_json
@@ -105,7 +106,7 @@ class Training:
             self._strategy = self._make_strategy()
         with self._strategy.scope():
             self._model = click_model.make_model(self.config, self.samples.schema, self._stores)
-            optimizer = keras.optimizers.Adam(self.config.learning_rate)
+            optimizer = Adam(self.config.learning_rate)
             self._model.compile(optimizer, "binary_crossentropy")
             # Now and not in the first step, so that a checkpoint restores the slots at once.
             optimizer.build(self._model.trainable_variables)

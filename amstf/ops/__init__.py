@@ -9,6 +9,7 @@ from amstf.ops.image_lookup import (
     image_store,
     image_store_counters,
 )
+from amstf.ops.sparse_adam import sparse_adam
 from amstf.ops.task_location import task_location
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "image_store",
     "image_store_counters",
     "load_library",
+    "sparse_adam",
     "task_location",
 ]
