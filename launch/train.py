@@ -34,7 +34,7 @@ flags.DEFINE_string(
     "cluster", None, "Workers x parameter servers to start on this machine, for example 2x2."
 )
 flags.DEFINE_integer("epochs", 2, "Passes over the training split.", lower_bound=1)
-flags.DEFINE_integer("batch_size", 512, "Samples per step and worker.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 256, "Samples per step and worker.", lower_bound=1)
 flags.DEFINE_float("learning_rate", 0.001, "Learning rate of Adam.", lower_bound=0.0)
 flags.DEFINE_list("hidden", ["128", "64"], "Widths of the MLP.")
 flags.DEFINE_float(

@@ -1,4 +1,4 @@
-"""Adam whose update of a variable, or of a touched row, is one kernel on the server that holds it."""
+"""Adam whose update of a variable, or of touched rows, is one kernel where the variable lives."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Adam(keras.optimizers.Adam):
     The same formula as Keras' Adam, applied differently:
 
     - A weight and its two moments change in one kernel, under their locks. Keras updates them by
-      separate ops, between which another worker's ops may run: it then divides a new first moment by
-      an old second one.
+      separate ops, between which another worker's ops may run: it then divides a new first moment
+      by an old second one.
     - Of a table only the rows that a batch touched are updated (lazy Adam), so a step costs O(rows
       touched) instead of O(rows of the table). Untouched rows keep their moments, where Keras' Adam
       would let them decay and go on moving the row.

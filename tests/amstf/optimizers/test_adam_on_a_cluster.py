@@ -1,0 +1,50 @@
+"""Adam under two workers that train the same variables at once, in real processes."""
+
+import json
+
+import pytest
+
+from tests.cluster import run_on_cluster
+
+# All gradients are 1: with no memory (beta 0) a step moves each weight by the learning rate, so
+# that the weights count the steps. A table of 2 rows is split over the servers.
+CHIEF = """
+    import json
+    from tests.cluster import connect
+    from launch import native_logs
+    with native_logs.quieted():
+        import amstf
+        import tensorflow as tf
+        import tf_keras as keras
+        from amstf.optimizers import Adam
+        strategy = amstf.AdvancedModelServerStrategy(
+            tf.distribute.cluster_resolver.TFConfigClusterResolver(),
+            variable_partitioner=tf.distribute.experimental.partitioners.FixedShardsPartitioner(2),
+        )
+    with strategy.scope():
+        ids = keras.Input([2], dtype=tf.int64)
+        rows = keras.layers.Embedding(2, 3, embeddings_initializer="zeros")(ids)
+        ones = tf.ones_like(tf.cast(ids, tf.float32))
+        dense = keras.layers.Dense(2, kernel_initializer="zeros")(ones)
+        outputs = tf.concat([tf.reduce_sum(rows, 1), dense], 1)
+        model = keras.Model(ids, outputs)
+        optimizer = Adam(1.0, beta_1=0.0, beta_2=0.0, epsilon=0.0)
+        model.compile(optimizer, lambda labels, p: tf.reduce_sum(p, -1))
+    batches = tf.data.Dataset.from_tensors(([[0, 1]] * 4, [[0.0]] * 4)).repeat()
+    model.fit(batches, epochs=2, steps_per_epoch=150, verbose=0)
+    tables = [v for v in model.trainable_variables if "embedding" in v.name]
+    print(json.dumps({
+        "steps": int(optimizer.iterations.numpy()),
+        "shards": len({v.device for v in tables}),
+        "weights": sorted({float(x) for v in model.trainable_variables
+                           for x in tf.reshape(v, [-1]).numpy()}),
+    }))
+"""
+
+
+@pytest.mark.slow
+def test_every_step_of_every_worker_counts_once():
+    chief = run_on_cluster(CHIEF, workers=2, servers=2, timeout=150)
+    assert chief.returncode == 0, chief
+    report = json.loads(chief.stdout)
+    assert report == {"steps": 300, "shards": 2, "weights": [-300.0]}
