@@ -46,7 +46,7 @@ SETTINGS = [
     "--epochs=10",
     "--patience=6",
     "--segment_steps=70",
-    "--learning_rate=0.001",
+    "--learning_rate=0.003",
     "--dropout=0.3",
     "--tower_dropout=0.3",
 ]
