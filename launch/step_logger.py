@@ -19,6 +19,7 @@ import tf_keras as keras
 import tqdm
 
 _POLL_SECONDS = 1.0
+_CONSISTENT_READS = 5
 _PLAIN_LINE_SECONDS = 10.0  # Between lines where stdout is no terminal: a log that can be read.
 
 HISTORY_COLUMNS = (
@@ -194,7 +195,14 @@ class StepLogger:
         metrics = self._model.metrics
         if not metrics:
             return None
-        total, count = float(metrics[0].total.numpy()), float(metrics[0].count.numpy())
+        for _ in range(_CONSISTENT_READS):
+            # Workers go on adding between the two reads: take a pair that belongs together.
+            count = float(metrics[0].count.numpy())
+            total = float(metrics[0].total.numpy())
+            if float(metrics[0].count.numpy()) == count:
+                break
+        else:
+            return None
         seen_total, seen_count = self._loss_seen
         self._loss_seen = (total, count)
         return (total - seen_total) / (count - seen_count) if count > seen_count else None
