@@ -146,7 +146,7 @@ class Report:
         self.name = name
         self.config = config
         self.results: dict[str, Any] = {}
-        self.ratios: dict[str, float] = {}
+        self.ratios: dict[str, Any] = {}
         self._machine = machine()
 
     def as_json(self) -> dict[str, Any]:
