@@ -145,10 +145,10 @@ def _parse(args: list[str], argument_names: Sequence[str]) -> list[str]:
 
 
 def _own_flags() -> list[flags.Flag]:
-    """The flags of the program that runs first, then those of other modules of `launch`."""
+    """The flags of the program that runs first, then those of other modules of this project."""
     own = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
     for module, shared in sorted(flags.FLAGS.flags_by_module_dict().items()):
-        if module.startswith("launch."):
+        if module.startswith(("launch.", "benchmarks.")):
             own += [flag for flag in shared if flag not in own]
     return own
 
