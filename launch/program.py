@@ -13,13 +13,15 @@
         program.run(main)
 
 Exit codes: 0 done, 1 an unexpected exception (with its traceback), 2 wrong input or flags (one
-line), 3 a parameter server was lost (one line), 130 interrupted,
-143 terminated. SIGTERM arrives in `main` as a KeyboardInterrupt too, so one clean-up serves both.
+line), 3 a parameter server was lost (one line), 130 interrupted, 141 the reader of the output has
+gone, 143 terminated. SIGTERM arrives in `main` as a KeyboardInterrupt too, so one clean-up serves
+both.
 """
 
 import atexit
 import os
 import re
+import select
 import signal
 import sys
 import textwrap
@@ -36,6 +38,7 @@ EXIT_UNEXPECTED = 1
 EXIT_WRONG_INPUT = 2
 EXIT_LOST_SERVER = 3
 EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
 EXIT_TERMINATED = 143
 
 _final_code: int | None = None
@@ -87,6 +90,11 @@ def run(
     except (AmstfError, app.UsageError) as error:
         _say(f"error: {error}")
         _leave_now(EXIT_WRONG_INPUT)
+    except BrokenPipeError:
+        if _stdout_is_closed():  # As by `| head`: whoever read has had enough.
+            os._exit(EXIT_PIPE_CLOSED)
+        traceback.print_exc()
+        _leave_now(EXIT_UNEXPECTED)
     except Exception as error:
         if quiet_wanted and _is_lost_server(error):
             _say(
@@ -164,6 +172,12 @@ def _describe(flag: flags.Flag) -> str:
     elif flag.boolean and flag.default:
         text += " (default: on)"
     return f"{head}\n{textwrap.fill(text, 96, initial_indent=' ' * 6, subsequent_indent=' ' * 6)}"
+
+
+def _stdout_is_closed() -> bool:
+    poller = select.poll()
+    poller.register(1, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poller.poll(0))
 
 
 def _say(line: str) -> None:

@@ -11,7 +11,9 @@ from absl import flags
 from amstf.errors import ConfigError
 from launch import program
 
-_HOW = flags.DEFINE_enum("how", "well", ["well", "wrong", "crash", "slow", "lost"], "How it ends.")
+_HOW = flags.DEFINE_enum(
+    "how", "well", ["well", "wrong", "crash", "slow", "lost", "long"], "How it ends."
+)
 _DATASET = flags.DEFINE_string("dataset", None, "Directory of the data set.", required=True)
 flags.DEFINE_integer("batch_size", 8, "Samples of a step.", lower_bound=1)
 flags.DEFINE_bool("resume", True, "Go on where the last run stopped.")
@@ -24,6 +26,9 @@ class UnavailableError(Exception):
 def main(arguments: list[str]) -> int:
     if _HOW.value == "wrong":
         raise ConfigError(f"--dataset: got {_DATASET.value!r}, wanted a directory")
+    if _HOW.value == "long":
+        for line in range(100_000):
+            print(line)
     if _HOW.value == "crash":
         raise RuntimeError("unexpected")
     if _HOW.value == "lost":

@@ -35,7 +35,9 @@ def test_help_is_the_programs_own_documentation():
         "An example program.\n\nIts second paragraph.\n\nusage: python -m"
     )
     assert f"usage: python -m {EXAMPLE} KIND [--flag=value ...]" in done.stdout
-    assert "--how=<well|wrong|crash|slow|lost>\n      How it ends. (default: well)" in done.stdout
+    assert (
+        "--how=<well|wrong|crash|slow|lost|long>\n      How it ends. (default: well)" in done.stdout
+    )
     assert "--[no]resume\n" in done.stdout
     assert "(default: 8)" in done.stdout
     assert "logtostderr" not in done.stdout  # absl's own
@@ -136,3 +138,13 @@ def test_server_refuses_a_taken_port():
         )
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: port {port} of ps 0 is taken")
+
+
+def test_a_reader_that_has_had_enough_is_no_crash():
+    command = (
+        f"{sys.executable} -m {EXAMPLE} --dataset=d --how=long | head -n 2; echo ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("0\n1\n141\n", "")
