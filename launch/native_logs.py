@@ -10,11 +10,58 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 
 _NOISE = re.compile(
     rb"[IW]\d{4} \d\d:\d\d:\S+ +\d+ \S+:\d+\] |WARNING: All log messages before absl::Initialize"
 )
+# What follows such a note on lines of its own.
+_CONTINUATION = re.compile(rb"Additional GRPC error|:\{\"created\"")
+
+
+@contextlib.contextmanager
+def filtered() -> Iterator[None]:
+    """While it is open, stderr is shown as it comes, without TensorFlow's notes.
+
+    For the whole life of a chief: its C++ threads write such notes when a step fails or a worker is
+    lost, beside the one line that says so. With AMSTF_VERBOSE=1 it does nothing.
+
+    Example:
+        with native_logs.filtered():
+            model.fit(...)
+    """
+    if _wants_all():
+        yield
+        return
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    read_end, write_end = os.pipe()
+    os.dup2(write_end, 2)
+    os.close(write_end)
+    reader = threading.Thread(target=_pass_on, args=(read_end, terminal), daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        # Closes the last writing end, so that the reader comes to an end.
+        os.dup2(terminal, 2)
+        reader.join(timeout=5)
+        os.close(terminal)
+
+
+def _pass_on(read_end: int, terminal: int) -> None:
+    is_note = False
+    with os.fdopen(read_end, "rb") as lines:
+        for line in lines:
+            is_note = bool(_NOISE.match(line) or (is_note and _CONTINUATION.match(line)))
+            if not is_note:
+                os.write(terminal, line)
+
+
+def _wants_all() -> bool:
+    return os.environ.get("AMSTF_VERBOSE", "0") not in ("", "0")
 
 
 @contextlib.contextmanager
@@ -28,7 +75,7 @@ def quieted() -> Iterator[None]:
         with native_logs.quieted():
             strategy = tf.distribute.ParameterServerStrategy(resolver)
     """
-    if os.environ.get("AMSTF_VERBOSE", "0") not in ("", "0"):
+    if _wants_all():
         yield
         return
     sys.stderr.flush()

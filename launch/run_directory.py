@@ -93,12 +93,12 @@ class RunDirectory:
         self.logs = self.path / "logs"
 
     def check(self, config: RunConfig) -> None:
-        """Checks that the directory is free, or holds a run that `config` continues.
+        """Checks that `config` continues the run in the directory, if something was trained there.
 
         Raises:
             ConfigError: Naming what differs.
         """
-        if not self.config.exists():
+        if not self._has_checkpoint():
             return
         before = dataclasses.asdict(self.read_config())
         differing = [
@@ -116,7 +116,13 @@ class RunDirectory:
         """Writes the configuration of a run that begins or goes on; see `check`."""
         self.check(config)
         self.path.mkdir(parents=True, exist_ok=True)
+        if not self._has_checkpoint():
+            # Left by a run that failed before its first checkpoint; its steps are not ours.
+            self.history.unlink(missing_ok=True)
         write_atomically(self.config, config.to_json())
+
+    def _has_checkpoint(self) -> bool:
+        return any(self.checkpoints.glob("*.index"))
 
     def read_config(self) -> RunConfig:
         """Reads the configuration of the run.

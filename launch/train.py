@@ -12,6 +12,7 @@ RUN gets checkpoints, TensorBoard logs, history.csv, curves.png and report.json.
 again continues where it stopped. Ctrl-C keeps a checkpoint and ends with exit code 130.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from amstf.errors import ConfigError
-from launch import program, server, tf_config
+from launch import native_logs, program, server, tf_config
 from launch.local_cluster import LocalCluster, parse_cluster
 from launch.run_directory import AGGREGATORS, MODELS, RunConfig, RunDirectory
 
@@ -94,7 +95,8 @@ def main(arguments: list[str]) -> int:
     from launch.training import Training
 
     run = RunDirectory(FLAGS.out)
-    report = Training(run, config, FLAGS.segment_steps, cluster).execute()
+    with native_logs.filtered() if cluster else contextlib.nullcontext():
+        report = Training(run, config, FLAGS.segment_steps, cluster).execute()
     print(_summary(report, run), flush=True)
     return 0
 

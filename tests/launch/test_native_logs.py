@@ -1,0 +1,46 @@
+"""What TensorFlow's C++ writes past all settings does not reach the terminal; all else does."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+NOTE = "W0000 00:00:1795299762.727528   29962 destroy_node.h:59] Ignoring an error: INVALID\n"
+MORE = 'Additional GRPC error information from remote target\n:{"created":"@1.7"}\n'
+SCRIPT = """
+import os, sys
+from launch import native_logs
+with native_logs.{name}():
+    os.write(2, b'''{note}''')
+    print("a warning", file=sys.stderr)
+    os.write(2, b"last words")
+    if {fails}:
+        raise SystemExit("the error")
+print("after", file=sys.stderr)
+"""
+
+
+def stderr_of(name, note, fails=False, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(name=name, note=note, fails=fails)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, **environment},
+        check=False,
+    )
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", ["filtered", "quieted"])
+def test_notes_are_left_out_and_nothing_else_is(name):
+    assert stderr_of(name, NOTE) == "a warning\nlast wordsafter\n"
+    assert stderr_of(name, NOTE, fails=True) == "a warning\nlast wordsthe error\n"
+    assert stderr_of(name, NOTE, AMSTF_VERBOSE="1").startswith(NOTE)
+
+
+def test_lines_that_belong_to_a_note_go_with_it():
+    assert stderr_of("filtered", NOTE + MORE) == "a warning\nlast wordsafter\n"
+    # Without the note before them they may be anybody's.
+    assert stderr_of("filtered", MORE).startswith(MORE)
