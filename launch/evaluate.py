@@ -8,6 +8,7 @@ all impressions and over those of items that training never showed ("new items")
 in full, to RUN/evaluation-SPLIT.json. Of synthetic data the best reachable values are shown too.
 """
 
+import functools
 import os
 import sys
 from typing import Any
@@ -57,11 +58,11 @@ def evaluate(run: RunDirectory) -> dict[str, Any]:
         disable=not sys.stderr.isatty(),
         leave=False,
     ) as bar:
-        predictions = evaluation.predict(model, samples, FLAGS.split, progress=bar.update)
+        score = evaluation.scorer(model)
+        predictions = evaluation.predict(score, samples, FLAGS.split, progress=bar.update)
     parts = {ALL: evaluation.measure(predictions)}
     if predictions.items is not None:
-        trained = Samples.open(config.dataset)
-        counts = evaluation.item_counts(trained, "train")
+        counts = _train_item_counts(config.dataset)
         often = [item for item, n in counts.items() if n > FLAGS.new_item_impressions]
         parts[NEW] = evaluation.measure(predictions, ~np.isin(predictions.items, often))
     report = {
@@ -76,6 +77,15 @@ def evaluate(run: RunDirectory) -> dict[str, Any]:
     }
     write_json(run.path / f"evaluation-{FLAGS.split}.json", report)
     return report
+
+
+@functools.cache
+def _train_item_counts(dataset: str) -> dict[int, int]:
+    """Reads the training split once, however many runs were trained on it."""
+    from amstf.data import Samples
+    from launch import evaluation
+
+    return evaluation.item_counts(Samples.open(dataset), "train")
 
 
 def table(reports: list[dict[str, Any]]) -> str:

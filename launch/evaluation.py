@@ -35,8 +35,16 @@ class Predictions:
     items: np.ndarray | None
 
 
+Scorer = Callable[[dict[str, tf.Tensor]], tf.Tensor]
+
+
+def scorer(model: keras.Model) -> Scorer:
+    """Returns the model as a function that is traced once, however often it predicts."""
+    return tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=True)
+
+
 def predict(
-    model: keras.Model,
+    score: Scorer,
     samples: Samples,
     split: str,
     batch_size: int = BATCH_SIZE,
@@ -45,7 +53,7 @@ def predict(
     """Scores all samples of a split once, in this process.
 
     Args:
-        model: A click model whose variables this process can read.
+        score: What `scorer` made of a click model whose variables this process can read.
         samples: The data set.
         split: The split.
         batch_size: Samples per batch (B).
@@ -59,10 +67,6 @@ def predict(
     label = schema.labels[0].name
     kept = {"labels": label, "groups": schema.group and schema.group.name, "items": schema.item}
     collected: dict[str, list[np.ndarray]] = {name: [] for name in (*kept, "scores")}
-
-    @tf.function(reduce_retracing=True)
-    def score(inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-        return model(inputs, training=False)
 
     inputs = {name for f in schema.inputs for name in (f.name, f.weight_name)}
     with record_errors(samples, split), ops.image_errors():

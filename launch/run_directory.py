@@ -20,6 +20,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from amstf.atomic_file import write_atomically
 from amstf.errors import ConfigError
 
 MODELS = ("embedding_mlp", "dicm")
@@ -154,13 +155,6 @@ def read_json(path: pathlib.Path, what: str) -> Any:
         raise ConfigError(f"{path} does not exist: {path.parent} is not {what}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:

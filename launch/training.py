@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import platform
 import sys
 import time
 from typing import Any
 
+import h5py
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
@@ -111,6 +113,7 @@ class Training:
             # Now and not in the first step, so that a checkpoint restores the slots at once.
             optimizer.build(self._model.trainable_variables)
         self._validator = self._make_validator()
+        self._score = evaluation.scorer(self._validator)
         checkpoint = tf.train.Checkpoint(model=self._model, optimizer=optimizer)
         self._newest = tf.train.CheckpointManager(
             checkpoint, str(self.run.checkpoints), max_to_keep=KEPT_CHECKPOINTS
@@ -152,7 +155,7 @@ class Training:
             return
         if self._validator is not self._model:
             self._validator.set_weights(self._model.get_weights())
-        metrics = evaluation.measure(evaluation.predict(self._validator, self.samples, VALIDATION))
+        metrics = evaluation.measure(evaluation.predict(self._score, self.samples, VALIDATION))
         before = self._history.column("validation_auc")[1]
         self._logger.log_validation(metrics.auc, metrics.gauc, metrics.log_loss)
         if metrics.auc > max(before, default=-math.inf):
@@ -182,7 +185,9 @@ class Training:
             )
 
     def _batches(self, first_step: int) -> tf.data.Dataset:
-        workers = getattr(self._strategy.extended, "_num_workers", 0) or 0
+        workers = 1
+        if isinstance(self._strategy, AdvancedModelServerStrategy):
+            workers = self._strategy.cluster_resolver.cluster_spec().num_tasks("worker")
         return self.samples.dataset(
             TRAIN,
             self.config.batch_size,
@@ -212,7 +217,7 @@ class Training:
         return click_model.make_model(self.config, self.samples.schema, self._stores)
 
     def _check_images(self) -> None:
-        """Refuses a store with a bad feature now, not after an hour."""
+        """Refuses a store that holds no image."""
         for name, store in self._stores.items():
             if not len(store):
                 raise ConfigError(f"the image store {name!r} ({store.paths[0]}) holds no image")
@@ -242,7 +247,7 @@ class Training:
             "config": dataclasses.asdict(self.config),
             "cluster": self.cluster or "none: one process",
             "versions": _versions(),
-            "machine": {"system": platform.platform(), "cores": len(_cores())},
+            "machine": {"system": platform.platform(), "cores": len(os.sched_getaffinity(0))},
             "when": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
             "steps": steps,
             "samples": steps * self.config.batch_size,
@@ -259,15 +264,7 @@ class Training:
         return report
 
 
-def _cores() -> set[int]:
-    import os
-
-    return os.sched_getaffinity(0)
-
-
 def _versions() -> dict[str, str]:
-    import h5py
-
     return {
         "python": sys.version.split()[0],
         "tensorflow": tf.__version__,

@@ -11,8 +11,9 @@ PACKAGES = ("amstf", "models", "launch", "benchmarks", "tests")
 MAX_LINES = 450
 
 # What each part may import of this project. The longest name that fits counts.
-COMMON = {"amstf.errors", "amstf.schema", "amstf.config"}
+COMMON = {"amstf.atomic_file", "amstf.errors", "amstf.schema", "amstf.config"}
 MAY_IMPORT = {
+    "amstf.atomic_file": set(),
     "amstf.errors": set(),
     "amstf.schema": {"amstf.errors"},
     "amstf.config": {"amstf.errors", "amstf.schema"},

@@ -1,6 +1,6 @@
 """The manifest: which files a data set has, how many records, and what they must look like.
 
-TensorFlow's reader ends silently at a record that is cut off, so the manifest's sizes are the only
+TensorFlow's reader can end silently where a file is cut off, so the manifest's sizes are the only
 way to see that a copy broke in the middle. No TensorFlow is needed to read or check one.
 """
 
@@ -13,11 +13,11 @@ import glob
 import json
 import os
 import pathlib
-import tempfile
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
+from amstf.atomic_file import write_atomically
 from amstf.errors import SampleError
 
 MANIFEST_FILE = "manifest.json"
@@ -142,6 +142,7 @@ class Manifest:
         the block raises.
 
         Example:
+            >>> import tempfile
             >>> with Manifest.update(tempfile.mkdtemp()) as manifest:
             ...     manifest.info["made_by"] = "hand"
         """
@@ -234,24 +235,6 @@ def file_crc32(path: str | os.PathLike) -> str:
         while chunk := file.read(_CHUNK):
             crc = zlib.crc32(chunk, crc)
     return f"{crc:08x}"
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a small text file so that no reader ever sees a part of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes the file private to its owner; a data set is read by others too.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager

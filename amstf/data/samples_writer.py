@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from amstf.atomic_file import write_atomically
 from amstf.data.manifest import (
     MANIFEST_FILE,
     Manifest,
     ShardFile,
     file_crc32,
-    write_atomically,
 )
 from amstf.errors import SampleError
 from amstf.schema import (
