@@ -105,6 +105,7 @@ class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):
         model.fit(...)
 
     Attributes:
+        num_workers: Workers of the cluster (W).
         ams: The image servers: their devices and counters (`strategy.ams.counters()`).
     """
 
@@ -117,6 +118,7 @@ class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):
         ops.load_library()
         super().__init__(cluster_resolver, variable_partitioner=variable_partitioner)
         _keep_gradients_in_place(self)
+        self.num_workers = cluster_resolver.cluster_spec().num_tasks("worker")
         num_servers = cluster_resolver.cluster_spec().num_tasks("ps")
         self.ams = ModelServers(config or AmsConfig(), num_servers)
 

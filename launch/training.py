@@ -187,7 +187,7 @@ class Training:
     def _batches(self, first_step: int) -> tf.data.Dataset:
         workers = 1
         if isinstance(self._strategy, AdvancedModelServerStrategy):
-            workers = self._strategy.cluster_resolver.cluster_spec().num_tasks("worker")
+            workers = self._strategy.num_workers
         return self.samples.dataset(
             TRAIN,
             self.config.batch_size,
