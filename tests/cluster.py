@@ -13,6 +13,7 @@ The source starts with a line break; a path of a script works too.
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 import sys
@@ -123,6 +124,18 @@ def connect():
         ops.load_library()
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         return tf.distribute.ParameterServerStrategy(resolver)
+
+
+def pid_of(role: str, index: int) -> int:
+    """For chief scripts: the process of a worker or server of this cluster."""
+    for pid in processes_with(_MARK, os.environ[_MARK]):
+        environment = pathlib.Path("/proc", str(pid), "environ").read_bytes().split(b"\0")
+        for line in environment:
+            if line.startswith(b"TF_CONFIG="):
+                task = json.loads(line.removeprefix(b"TF_CONFIG="))["task"]
+                if task == {"type": role, "index": index}:
+                    return pid
+    raise LookupError(f"no process of {role} {index}")
 
 
 def processes_with(variable: str, value: str) -> list[int]:

@@ -9,17 +9,65 @@ from amstf.ops.image_lookup import (
     image_store,
     image_store_counters,
 )
+from amstf.ops.meeting import (
+    MEETING_COUNTER_NAMES,
+    end_backward,
+    join,
+    join_gradient,
+    meeting,
+    meeting_counters,
+    share,
+)
+from amstf.ops.replica_state import (
+    accumulate_gradients,
+    begin_round,
+    is_present,
+    replica_state,
+    sum_present,
+)
+from amstf.ops.rounds import (
+    GRADIENT_MEAN_COUNTER_NAMES,
+    ROUND_COUNTER_NAMES,
+    Round,
+    enter_round,
+    gradient_mean,
+    gradient_mean_counters,
+    mean_gradient,
+    round_counters,
+    round_table,
+)
 from amstf.ops.sparse_adam import sparse_adam
 from amstf.ops.task_location import task_location
 
 __all__ = [
     "COUNTER_NAMES",
+    "GRADIENT_MEAN_COUNTER_NAMES",
+    "MEETING_COUNTER_NAMES",
     "MISSING_POLICIES",
+    "ROUND_COUNTER_NAMES",
+    "Round",
+    "accumulate_gradients",
+    "begin_round",
+    "end_backward",
+    "enter_round",
+    "gradient_mean",
+    "gradient_mean_counters",
     "image_errors",
     "image_lookup",
     "image_store",
     "image_store_counters",
+    "is_present",
+    "join",
+    "join_gradient",
     "load_library",
+    "mean_gradient",
+    "meeting",
+    "meeting_counters",
+    "replica_state",
+    "round_counters",
+    "round_table",
+    "share",
     "sparse_adam",
+    "sum_present",
     "task_location",
 ]

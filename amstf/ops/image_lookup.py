@@ -12,7 +12,7 @@ from amstf.ops._load import load_library
 
 MISSING_POLICIES = ("error", "zeros")
 
-COUNTER_NAMES = ("images", "lookups", "ids_asked", "ids_missing", "lookup_nanoseconds")
+COUNTER_NAMES = ("images", "lookups", "ids_looked_up", "ids_missing", "lookup_nanoseconds")
 """What `image_store_counters` returns, in order."""
 
 

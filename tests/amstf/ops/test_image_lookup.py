@@ -139,7 +139,7 @@ def test_counters_count(make_store):
     ops.image_lookup(handle, tf.constant(store.ids))
     counted = dict(zip(ops.COUNTER_NAMES, ops.image_store_counters(handle).numpy(), strict=True))
     assert counted.pop("lookup_nanoseconds") > 0
-    assert counted == {"images": 50, "lookups": 2, "ids_asked": 53, "ids_missing": 2}
+    assert counted == {"images": 50, "lookups": 2, "ids_looked_up": 53, "ids_missing": 2}
     # The same files give the same store, others another.
     assert ops.image_store_counters(open_on(ImageStore.open(store.paths)))[1] == 2
     assert ops.image_store_counters(open_on(make_store(name="other.h5")))[1] == 0
