@@ -8,6 +8,14 @@ from amstf.errors import ConfigError
 
 SERVERS = "servers"
 WORKERS = "workers"
+PLACEMENTS = (SERVERS, WORKERS)
+
+NONE = "none"
+ASYNC = "async"
+SYNC = "sync"
+MERGES = (NONE, ASYNC, SYNC)
+
+WIRE_DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,21 +28,40 @@ class AmsConfig:
             "workers": raw features are pulled to the worker that asks (the paper's
             store-in-server, for comparison).
         image_servers: Indices of the parameter servers that hold images; None means all of them.
+        merge: Which requests of the workers a server answers together. "none": each by itself.
+            "async": those that meet within `merge_wait_ms` are embedded once and their gradients
+            back-propagated once; workers otherwise go on by themselves. "sync": Algorithm 1 of the
+            paper: each round has one mini-batch of every live worker, and all weights are updated
+            once per round with the mean gradient.
+        merge_wait_ms: How long the first request waits for others under "async", milliseconds.
+        sync_every: Rounds between two exchanges of E between the servers: each computes with a
+            copy, refreshed every so many rounds, and sends its summed gradient as often. 1 is
+            exact; n moves n times less.
+        wire_dtype: Type in which embeddings and their gradients cross between servers and workers:
+            "float32", or "bfloat16" for half the bytes.
+        worker_timeout_ms: After this time without a sign a worker is taken for lost: a round goes
+            on without it, milliseconds. Longer than the slowest step.
 
     Raises:
         ConfigError: If a value makes no sense.
 
     Example:
-        >>> AmsConfig(image_servers=(0, 2)).placement
+        >>> AmsConfig(image_servers=(0, 2), merge="sync").placement
         'servers'
     """
 
     placement: str = SERVERS
     image_servers: tuple[int, ...] | None = None
+    merge: str = NONE
+    merge_wait_ms: float = 5.0
+    sync_every: int = 1
+    wire_dtype: str = "float32"
+    worker_timeout_ms: float = 10_000.0
 
     def __post_init__(self) -> None:
-        if self.placement not in (SERVERS, WORKERS):
-            raise ConfigError(f"placement is {self.placement!r}; use {SERVERS!r} or {WORKERS!r}")
+        self._check_choice("placement", PLACEMENTS)
+        self._check_choice("merge", MERGES)
+        self._check_choice("wire_dtype", WIRE_DTYPES)
         if self.image_servers is not None:
             servers = tuple(self.image_servers)
             object.__setattr__(self, "image_servers", servers)
@@ -43,3 +70,17 @@ class AmsConfig:
                     f"image_servers is {servers}; name at least one parameter server, each once, "
                     "by its index from 0"
                 )
+        if not 0 <= self.merge_wait_ms < self.worker_timeout_ms:
+            raise ConfigError(
+                f"merge_wait_ms is {self.merge_wait_ms} and worker_timeout_ms "
+                f"{self.worker_timeout_ms}; wanted milliseconds, 0 <= merge_wait_ms < "
+                "worker_timeout_ms"
+            )
+        if not (isinstance(self.sync_every, int) and self.sync_every >= 1):
+            raise ConfigError(f"sync_every is {self.sync_every!r}; wanted a number of rounds >= 1")
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in choices:
+            named = " or ".join(map(repr, choices)) if len(choices) == 2 else ", ".join(choices)
+            raise ConfigError(f"{name} is {value!r}; use {named}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ class AmsEmbedding(keras.layers.Layer):
             images share a call differs from placement to placement (so no batch normalisation).
         missing: What an image that the store lacks does: "error", or "zeros" (its embedding is
             zeros and trains nothing).
+        servers: Indices of the parameter servers that hold the images of this store, so that
+            stores may have servers of their own; None means those of the strategy's configuration.
 
     Inputs:
         Image ids, int64 of any shape [...], dense or ragged; a negative id means "no image".
@@ -57,6 +59,7 @@ class AmsEmbedding(keras.layers.Layer):
         store: ImageStore,
         embedding_model: keras.layers.Layer,
         missing: str = "error",
+        servers: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -65,7 +68,8 @@ class AmsEmbedding(keras.layers.Layer):
         self.store = store
         self.embedding_model = embedding_model
         self.missing = missing
-        self._placement = current_placement()
+        self.servers = None if servers is None else tuple(servers)
+        self._placement = current_placement(self.servers)
         self._table: list[tf.Variable] = []
 
     def build(self, input_shape: Any) -> None:
@@ -164,6 +168,7 @@ class AmsEmbedding(keras.layers.Layer):
         return {
             **super().get_config(),
             "store": self.store.paths,
+            "servers": self.servers,
             "embedding_model": keras.saving.serialize_keras_object(self.embedding_model),
             "missing": self.missing,
         }

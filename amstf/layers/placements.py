@@ -6,64 +6,17 @@ the meaning; the others must agree with it. Why so: docs/design/ams_layer.md.
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
 from amstf import ops
 from amstf.config import WORKERS
-from amstf.store import ImageStore, server_of
-from amstf.strategy import AdvancedModelServerStrategy, ModelServers
-
-
-class Placement(abc.ABC):
-    """Embeds the distinct images of a step."""
-
-    @abc.abstractmethod
-    def embed(
-        self,
-        ids: tf.Tensor,
-        store: ImageStore,
-        embedding_model: keras.layers.Layer,
-        missing: str,
-        training: bool | None,
-    ) -> tf.Tensor:
-        """Looks up and embeds images.
-
-        Args:
-            ids: Distinct image ids, int64 [U], none negative.
-            store: Where the raw features are.
-            embedding_model: E, [n, F] float32 -> [n, D].
-            missing: Policy for ids that the store lacks; under "zeros" their embedding is zeros.
-            training: Keras' training flag, for E.
-
-        Returns:
-            Embeddings [U, D], with gradients into the variables of E.
-        """
-
-    @abc.abstractmethod
-    def counters(self, store: ImageStore) -> dict[str, int]:
-        """Reads what was looked up so far, over all servers; names as `amstf.ops.COUNTER_NAMES`."""
-
-
-def _embed_found(
-    embedding_model: keras.layers.Layer,
-    features: tf.Tensor,
-    found: tf.Tensor,
-    missing: str,
-    training: bool | None,
-) -> tf.Tensor:
-    if missing == "error":
-        return embedding_model(features, training=training)
-    # E must not see the zeros of a missing image: its gradient there may be infinite (a norm), and
-    # infinity times the zero that comes from above is NaN.
-    rows = tf.where(found)
-    embeddings = embedding_model(tf.gather(features, rows[:, 0]), training=training)
-    shape = tf.stack([tf.shape(found, rows.dtype)[0], tf.shape(embeddings, rows.dtype)[1]])
-    return tf.ensure_shape(tf.scatter_nd(rows, embeddings, shape), [None, embeddings.shape[-1]])
+from amstf.layers.placement import OnServers, Placement, embed_found, stitch
+from amstf.layers.servers_placement import ServersPlacement
+from amstf.store import ImageStore
+from amstf.strategy import AdvancedModelServerStrategy
 
 
 class LocalPlacement(Placement):
@@ -90,35 +43,10 @@ class LocalPlacement(Placement):
         """See `Placement.embed`."""
         with tf.device("CPU:0"):
             features, found = ops.image_lookup(self._open(store), ids, missing)
-        return _embed_found(embedding_model, features, found, missing, training)
+        return embed_found(embedding_model, features, found, missing, training)
 
 
-class _OnServers(Placement):
-    """What the two placements on servers share: each id goes to the server that holds it."""
-
-    def __init__(self, servers: ModelServers) -> None:
-        self._servers = servers
-
-    def counters(self, store: ImageStore) -> dict[str, int]:
-        """See `Placement.counters`."""
-        per_server = self._servers.counters(store)
-        return {name: sum(server[name] for server in per_server) for name in ops.COUNTER_NAMES}
-
-    def _route(self, ids: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Splits ids [U] by server: the ids of each, and their positions in `ids`."""
-        owners = tf.cast(server_of(ids, len(self._servers)), tf.int32)
-        split = tf.dynamic_partition(ids, owners, len(self._servers))
-        positions = tf.dynamic_partition(tf.range(tf.size(ids)), owners, len(self._servers))
-        return split, positions
-
-    def _lookup(
-        self, server: int, ids: tf.Tensor, store: ImageStore, missing: str
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        with tf.device(self._servers.storage_device(server)):
-            return ops.image_lookup(self._servers.open(store, server), ids, missing)
-
-
-class WorkersPlacement(_OnServers):
+class WorkersPlacement(OnServers):
     """Raw features are pulled from the servers; the worker embeds them (store-in-server)."""
 
     def embed(
@@ -135,90 +63,9 @@ class WorkersPlacement(_OnServers):
             self._lookup(server, server_ids, store, missing)
             for server, server_ids in enumerate(split)
         ]
-        features = _stitch(positions, [features for features, _ in looked_up], store.width)
+        features = stitch(positions, [features for features, _ in looked_up], store.width)
         found = tf.dynamic_stitch(positions, [found for _, found in looked_up])
-        return _embed_found(embedding_model, features, found, missing, training)
-
-
-class ServersPlacement(_OnServers):
-    """AMS: lookup and E run on the server that holds the images, forward and backward.
-
-    The backward is written by hand: TensorFlow would place the gradient's matrix products on the
-    worker and drag the features there. The sum over servers of a weight's gradient is formed on the
-    server that holds the weight, so no copy of E passes through a worker.
-    """
-
-    def embed(
-        self,
-        ids: tf.Tensor,
-        store: ImageStore,
-        embedding_model: keras.layers.Layer,
-        missing: str,
-        training: bool | None,
-    ) -> tf.Tensor:
-        """See `Placement.embed`."""
-        split, positions = self._route(ids)
-        embeddings, tapes = [], []
-        for server, server_ids in enumerate(split):
-            features, found = self._lookup(server, server_ids, store, missing)
-            with tf.device(self._servers.compute_device(server)), tf.GradientTape() as tape:
-                embeddings.append(_embed_found(embedding_model, features, found, missing, training))
-            tapes.append(tape)
-        attached = self._attach(embeddings, tapes)
-        return _stitch(positions, attached, embeddings[0].shape[-1])
-
-    def _attach(
-        self, embeddings: list[tf.Tensor], tapes: list[tf.GradientTape]
-    ) -> Sequence[tf.Tensor]:
-        """Returns the embeddings with the backward that runs on the servers."""
-        watched = {
-            variable.ref(): variable for tape in tapes for variable in tape.watched_variables()
-        }
-        variables = list(watched.values())
-        anchors = []
-        for variable in variables:
-            with tf.device(variable.device):
-                anchors.append(_anchor(tf.convert_to_tensor(variable)))
-
-        @tf.custom_gradient
-        def attach(*anchors: tf.Tensor) -> Any:
-            def backward(*upstream: tf.Tensor) -> list[tf.Tensor]:
-                partial = []
-                for server, tape in enumerate(tapes):
-                    with tf.device(self._servers.compute_device(server)):
-                        partial.append(
-                            tape.gradient(
-                                embeddings[server],
-                                variables,
-                                output_gradients=upstream[server],
-                                unconnected_gradients=tf.UnconnectedGradients.ZERO,
-                            )
-                        )
-                gradients = []
-                for variable, parts in zip(variables, zip(*partial, strict=True), strict=True):
-                    with tf.device(variable.device):
-                        gradients.append(tf.add_n(parts))
-                return gradients
-
-            return tuple(tf.stop_gradient(one) for one in embeddings), backward
-
-        return attach(*anchors)
-
-
-@tf.custom_gradient
-def _anchor(weight: tf.Tensor) -> Any:
-    """A scalar that stands for a weight and passes it what comes back as its gradient.
-
-    `tf.custom_gradient` sends every variable and input of its function through the device of its
-    call: given the weights themselves, each step would bring all of E to the worker, unused.
-    """
-    return tf.zeros([]), lambda gradient: gradient
-
-
-def _stitch(positions: list[tf.Tensor], parts: Any, width: int) -> tf.Tensor:
-    """Puts rows back in the order of the ids; right for no rows at all too."""
-    stitched = tf.dynamic_stitch(positions, parts)
-    return tf.ensure_shape(tf.reshape(stitched, [-1, width]), [None, width])
+        return embed_found(embedding_model, features, found, missing, training)
 
 
 class TablePlacement(Placement):
@@ -255,11 +102,17 @@ class TablePlacement(Placement):
         return tf.where(found[:, tf.newaxis], embeddings, tf.zeros_like(embeddings))
 
 
-def current_placement() -> Placement:
-    """Chooses the placement by the strategy in whose scope the call is made."""
+def current_placement(servers: Sequence[int] | None = None) -> Placement:
+    """Chooses the placement by the strategy in whose scope the call is made.
+
+    Args:
+        servers: Indices of the parameter servers that hold the images; None means those that the
+            strategy's configuration names.
+    """
     strategy = tf.distribute.get_strategy()
     if not isinstance(strategy, AdvancedModelServerStrategy):
         return LocalPlacement()
+    group = strategy.ams.group(servers)
     if strategy.ams.config.placement == WORKERS:
-        return WorkersPlacement(strategy.ams)
-    return ServersPlacement(strategy.ams)
+        return WorkersPlacement(group)
+    return ServersPlacement(group)

@@ -123,7 +123,7 @@ def inspect(graph: tf.Graph, features: int) -> dict:
         if [features, HIDDEN] in shapes:
             if not on_server:
                 report["weight_elsewhere"].append(name)
-            if operation.type == "AddN":
+            if operation.type == "AmsSumPresent":
                 report["sums"].append(device)
         if any(len(shape) == 2 and shape[1] == features for shape in shapes):
             report["raw_on_servers" if on_server else "raw_elsewhere"].append(name)

@@ -142,7 +142,7 @@ def test_an_image_is_looked_up_and_embedded_once(store):
     after = layer.counters()
     assert rows == [2]
     assert after["lookups"] - before["lookups"] == 1
-    assert after["ids_asked"] - before["ids_asked"] == 2
+    assert after["ids_looked_up"] - before["ids_looked_up"] == 2
     assert after["images"] == 30 and after["ids_missing"] == before["ids_missing"]
 
 

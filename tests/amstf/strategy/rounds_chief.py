@@ -1,0 +1,147 @@
+"""Chief of the proof of synchronous rounds: a cluster against one process on the union batches.
+
+Arguments: directory for the image store, workers. Prints one line of JSON: for each optimizer the
+greatest relative difference of each weight, and what the servers counted.
+"""
+
+import json
+import pathlib
+import sys
+
+import amstf  # noqa: F401  # isort: skip - selects Keras 2 before TensorFlow is imported
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from amstf import ops
+from amstf.config import SYNC, AmsConfig
+from amstf.optimizers import Adagrad, Adam
+from amstf.store import ImageStore, ImageStoreWriter
+from amstf.strategy import AdvancedModelServerStrategy
+from launch import native_logs
+from models import Dicm, build, image_tower
+from tests.helpers import CLICK_SCHEMA, random_batch
+
+ROUNDS = 20
+BATCH = 6
+FEATURES = np.random.default_rng(7).normal(size=(30, 5)).astype(np.float32)
+
+
+def decayed(learning_rate: float) -> keras.optimizers.schedules.LearningRateSchedule:
+    return keras.optimizers.schedules.ExponentialDecay(learning_rate, 5, 0.9)
+
+
+# Adam divides gradients by their own size: where one is almost zero it makes steps of the rounding
+# errors of sums in another order, unless epsilon is above them.
+EPSILON = 1e-4
+
+OPTIMIZERS = {
+    "SGD": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+    "Adagrad": lambda: Adagrad(decayed(0.05)),
+    "Adam": lambda: Adam(decayed(0.01), epsilon=EPSILON),
+    "Keras Adam": lambda: keras.optimizers.Adam(0.01, epsilon=EPSILON, jit_compile=False),
+}
+
+
+def make_batches(workers: int) -> list[list[tuple[dict, np.ndarray]]]:
+    """Round -> worker -> inputs and labels."""
+    rng = np.random.default_rng(3)
+    return [
+        [
+            (
+                random_batch(CLICK_SCHEMA, BATCH, 4, seed=1000 * number + worker),
+                rng.integers(0, 2, [BATCH, 1]).astype(np.float32),
+            )
+            for worker in range(workers)
+        ]
+        for number in range(ROUNDS)
+    ]
+
+
+def dataset_of(batches: list[list[tuple[dict, np.ndarray]]]) -> tf.data.Dataset:
+    """Each worker sees its own batch of each round."""
+    stacked = tf.nest.map_structure(
+        lambda *values: tf.constant(np.stack(values), as_string(values[0])),
+        *[batch for of_round in batches for batch in of_round],
+    )
+    workers = len(batches[0])
+
+    def batch_of(number: tf.Tensor) -> tuple:
+        row = tf.cast(number, tf.int32) * workers + ops.task_location()[1]
+        return tf.nest.map_structure(lambda values: values[row], stacked)
+
+    return tf.data.Dataset.range(ROUNDS).map(batch_of)
+
+
+def as_string(values: np.ndarray) -> tf.DType | None:
+    return tf.string if values.dtype == object else None
+
+
+def union(of_round: list[tuple[dict, np.ndarray]]) -> tuple:
+    return tf.nest.map_structure(
+        lambda *values: tf.constant(np.concatenate(values), as_string(values[0])), *of_round
+    )
+
+
+def make_model(store: ImageStore, make_optimizer) -> keras.Model:
+    model = Dicm(
+        CLICK_SCHEMA,
+        store,
+        embedding_model=image_tower((4, 3)),
+        aggregator="attentive",
+        hidden=(6,),
+    )
+    build(model, CLICK_SCHEMA)
+    model.compile(
+        make_optimizer(), "binary_crossentropy", metrics=[keras.metrics.MeanSquaredError()]
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def main(directory: str, workers: int) -> None:
+    path = pathlib.Path(directory, "images.h5")
+    with ImageStoreWriter(path, width=5) as writer:
+        writer.write(np.arange(30), FEATURES)
+    store = ImageStore.open(path)
+    batches = make_batches(workers)
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    report = {}
+    for optimizer, make_optimizer in OPTIMIZERS.items():
+        keras.utils.set_random_seed(1)
+        local = make_model(store, make_optimizer)
+        weights = local.get_weights()
+        for of_round in batches:
+            local.train_on_batch(*union(of_round))
+        expected = local.get_weights()  # Before the cluster is there: what is in process goes then.
+        names = [variable.name for variable in local.variables]
+
+        with native_logs.quieted():
+            strategy = AdvancedModelServerStrategy(
+                resolver, AmsConfig(merge=SYNC, worker_timeout_ms=60_000)
+            )
+        with strategy.scope():
+            model = make_model(store, make_optimizer)
+            model.set_weights(weights)
+        fitted = model.fit(dataset_of(batches), steps_per_epoch=ROUNDS * workers, verbose=0)
+        evaluated = model.evaluate(dataset_of(batches), steps=ROUNDS, verbose=0)
+        report[optimizer] = {
+            "differences": {
+                name: float(np.max(np.abs(one - other)) / np.max(np.abs(one)))
+                for name, one, other in zip(names, expected, model.get_weights(), strict=True)
+            },
+            "moved": min(
+                float(np.max(np.abs(one - other)))
+                for one, other in zip(weights, model.get_weights(), strict=True)
+            ),
+            "steps": int(model.optimizer.iterations.numpy()),
+            "loss": fitted.history["loss"][0],
+            "evaluated": evaluated[0],
+            "rounds": strategy.ams.rounds.counters(),
+            "servers": strategy.ams.counters(),
+        }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
