@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from amstf.atomic_file import write_atomically
+from amstf.config import AmsConfig
 from amstf.errors import ConfigError
 
 MODELS = ("embedding_mlp", "dicm")
@@ -40,13 +41,13 @@ class RunConfig:
         tower_dropout: Dropout of E in training.
         aggregator: How DICM pools behaviour images, one of `AGGREGATORS`.
         missing: What an image that the store lacks does, "error" or "zeros".
-        placement: Where E runs on a cluster, "servers" or "workers".
         batch_size: Samples per step and worker (B).
         epochs: Passes over the training split.
         learning_rate: Of Adam.
         seed: Of initial weights and of shuffling.
         patience: Validations without a better AUC until training stops; 0: never.
         image_width: Raw features of an image (F); 0 for a model without images.
+        ams: How a cluster embeds images.
     """
 
     dataset: str
@@ -57,13 +58,13 @@ class RunConfig:
     tower_dropout: float
     aggregator: str
     missing: str
-    placement: str
     batch_size: int
     epochs: int
     learning_rate: float
     seed: int
     patience: int
     image_width: int = 0
+    ams: AmsConfig = dataclasses.field(default_factory=AmsConfig)
 
     def to_json(self) -> str:
         """Returns the configuration as JSON text."""
@@ -71,7 +72,7 @@ class RunConfig:
 
 
 # What may change between two calls that continue one run.
-_MAY_CHANGE = ("epochs", "patience", "placement", "dataset")
+_MAY_CHANGE = ("epochs", "patience", "ams", "dataset")
 _NOT_YET_KNOWN = ("image_width", 0)  # Before the image store is open.
 
 
@@ -133,10 +134,12 @@ class RunDirectory:
         """
         content = read_json(self.config, "a run; python -m launch.train makes one")
         names = {field.name for field in dataclasses.fields(RunConfig)}
-        if not isinstance(content, dict) or content.keys() != names:
+        ams = content.get("ams") if isinstance(content, dict) else None
+        ams_names = {field.name for field in dataclasses.fields(AmsConfig)}
+        if not isinstance(ams, dict) or content.keys() != names or ams.keys() != ams_names:
             raise ConfigError(f"{self.config} is not the configuration of a run of this version")
         lists = {name: tuple(v) for name, v in content.items() if isinstance(v, list)}
-        return RunConfig(**{**content, **lists})
+        return RunConfig(**{**content, **lists, "ams": AmsConfig(**ams)})
 
 
 def read_json(path: pathlib.Path, what: str) -> Any:

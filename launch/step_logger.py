@@ -8,10 +8,12 @@ the loss metric now and then, which is right with and without a cluster.
 from __future__ import annotations
 
 import csv
+import math
 import pathlib
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -20,6 +22,7 @@ import tqdm
 
 _POLL_SECONDS = 1.0
 _CONSISTENT_READS = 5
+_COUNTERS_SECONDS = 5.0  # Between two readings of the servers' counters.
 _PLAIN_LINE_SECONDS = 10.0  # Between lines where stdout is no terminal: a log that can be read.
 
 HISTORY_COLUMNS = (
@@ -75,6 +78,8 @@ class StepLogger:
         tensorboard: Directory of the event file.
         batch_size: Samples per step.
         total_steps: Steps until the end, those of earlier calls included.
+        steps_per_update: Steps of workers that one update of the weights takes in.
+        counters: Reads what servers have counted, by server and name; for TensorBoard.
     """
 
     def __init__(
@@ -84,11 +89,16 @@ class StepLogger:
         tensorboard: pathlib.Path,
         batch_size: int,
         total_steps: int,
+        steps_per_update: int = 1,
+        counters: Callable[[], Mapping[str, Mapping[str, int]]] | None = None,
     ) -> None:
         self._model = model
         self._history = history
         self._batch_size = batch_size
         self._total_steps = total_steps
+        self._steps_per_update = steps_per_update
+        self._counters = counters
+        self._counted_at = -math.inf
         self._writer = tf.summary.create_file_writer(str(tensorboard))
         self._seconds_before = history.rows[-1]["seconds"] if history.rows else 0.0
         self._started = time.monotonic()
@@ -134,7 +144,7 @@ class StepLogger:
 
     def step(self) -> int:
         """Steps done so far."""
-        return int(self._model.optimizer.iterations.numpy())
+        return int(self._model.optimizer.iterations.numpy()) * self._steps_per_update
 
     def end_segment(self) -> None:
         """Takes the last loss of a segment; after it `fit` sets the metric back."""
@@ -188,6 +198,16 @@ class StepLogger:
                 self._shown["loss"] = f"{loss:.4f}"
             self._history.add(step=step, seconds=self.seconds, **values)
             self._to_tensorboard(step, {f"train/{name}": value for name, value in values.items()})
+            if self._counters is not None and now - self._counted_at >= _COUNTERS_SECONDS:
+                self._counted_at = now
+                self._to_tensorboard(
+                    step,
+                    {
+                        f"servers/{server}/{name}": value
+                        for server, counted in self._counters().items()
+                        for name, value in counted.items()
+                    },
+                )
             self._show(step)
 
     def _mean_loss(self) -> float | None:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from amstf.config import MERGES, PLACEMENTS, WIRE_DTYPES, AmsConfig
 from amstf.errors import ConfigError
 from launch import native_logs, program, server, tf_config
 from launch.local_cluster import LocalCluster, parse_cluster
@@ -57,9 +58,44 @@ flags.DEFINE_enum(
 flags.DEFINE_enum(
     "placement",
     "servers",
-    ["servers", "workers"],
+    PLACEMENTS,
     "dicm on a cluster: where images are embedded. servers: where they are stored (AMS). workers: "
     "raw features are pulled (store-in-server, for comparison).",
+)
+flags.DEFINE_enum(
+    "merge",
+    "none",
+    MERGES,
+    "dicm on a cluster: which requests of the workers a server embeds together. none: each by "
+    "itself. async: those that meet within --merge_wait_ms. sync: one mini-batch of every worker a "
+    "round, and one update a round with the mean gradient.",
+)
+flags.DEFINE_float(
+    "merge_wait_ms", 5.0, "merge=async: how long a request waits for others.", lower_bound=0.0
+)
+flags.DEFINE_integer(
+    "sync_every",
+    1,
+    "dicm on a cluster: rounds between two exchanges of the embedding model between the servers; "
+    "1 is exact, n moves n times less.",
+    lower_bound=1,
+)
+flags.DEFINE_enum(
+    "wire_dtype",
+    "float32",
+    WIRE_DTYPES,
+    "dicm on a cluster: type in which image embeddings and their gradients cross; bfloat16 halves "
+    "the bytes.",
+)
+flags.DEFINE_float(
+    "worker_timeout_ms",
+    10_000.0,
+    "dicm on a cluster: when a worker that gives no sign is left out of a round. Longer than the "
+    "slowest step.",
+    lower_bound=1.0,
+)
+flags.DEFINE_list(
+    "image_servers", None, "Indices of the parameter servers that hold images; all by default."
 )
 flags.DEFINE_integer("seed", 0, "Seed of initial weights and shuffling.")
 flags.DEFINE_integer(
@@ -124,12 +160,20 @@ def _config() -> RunConfig:
         tower_dropout=FLAGS.tower_dropout,
         aggregator=FLAGS.aggregator,
         missing=FLAGS.missing,
-        placement=FLAGS.placement,
         batch_size=FLAGS.batch_size,
         epochs=FLAGS.epochs,
         learning_rate=FLAGS.learning_rate,
         seed=FLAGS.seed,
         patience=FLAGS.patience,
+        ams=AmsConfig(
+            placement=FLAGS.placement,
+            image_servers=_image_servers(FLAGS.image_servers),
+            merge=FLAGS.merge,
+            merge_wait_ms=FLAGS.merge_wait_ms,
+            sync_every=FLAGS.sync_every,
+            wire_dtype=FLAGS.wire_dtype,
+            worker_timeout_ms=FLAGS.worker_timeout_ms,
+        ),
     )
 
 
@@ -141,6 +185,14 @@ def _widths(flag: str, values: Sequence[str]) -> tuple[int, ...]:
     if not widths or min(widths) < 1:
         raise ConfigError(f"--{flag}: got {','.join(values)!r}, wanted widths such as 128,64")
     return widths
+
+
+def _image_servers(values: Sequence[str] | None) -> tuple[int, ...] | None:
+    if values is None:
+        return None
+    if not all(value.isdecimal() for value in values):
+        raise ConfigError(f"--image_servers: got {','.join(values)!r}, wanted indices such as 0,1")
+    return tuple(map(int, values))
 
 
 def _on_local_cluster(config: RunConfig) -> int:
@@ -165,7 +217,7 @@ def _summary(report: dict, run: RunDirectory) -> str:
         )
     for name, counters in report["images"].items():
         lines.append(
-            f"{name}: {counters['ids_asked']:,} images looked up, "
+            f"{name}: {counters['ids_looked_up']:,} images looked up, "
             f"{counters['ids_missing']:,} missing"
         )
     lines += [

@@ -20,7 +20,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from amstf import AdvancedModelServerStrategy, AmsConfig, Samples, ops
+from amstf import AdvancedModelServerStrategy, Samples, ops
+from amstf.config import SYNC
 from amstf.data import record_errors
 from amstf.errors import ConfigError, SampleError
 from amstf.optimizers import Adam
@@ -82,6 +83,7 @@ class Training:
         segments_per_pass = math.ceil(steps_per_pass / wanted)
         self._segment_steps = math.ceil(steps_per_pass / segments_per_pass)
         self._segments = segments_per_pass * config.epochs
+        self._steps_per_update = 1
         self._has_validation = bool(
             VALIDATION in self.samples.splits and self.samples.num_records(VALIDATION)
         )
@@ -106,6 +108,12 @@ class Training:
         self.samples.schema.save(self.run.path)
         with native_logs.quieted():
             self._strategy = self._make_strategy()
+            if self.config.ams.merge == SYNC and self.cluster:
+                # A round is one step of every worker and one update. A segment of whole rounds:
+                # in the last one nobody waits for a worker that has no step left.
+                workers = self._strategy.num_workers
+                self._steps_per_update = workers
+                self._segment_steps = math.ceil(self._segment_steps / workers) * workers
         with self._strategy.scope():
             self._model = click_model.make_model(self.config, self.samples.schema, self._stores)
             optimizer = Adam(self.config.learning_rate)
@@ -124,7 +132,7 @@ class Training:
         if self._newest.latest_checkpoint:
             checkpoint.restore(self._newest.latest_checkpoint)
         self._history = History(self.run.history)
-        first_step = int(optimizer.iterations.numpy())
+        first_step = int(optimizer.iterations.numpy()) * self._steps_per_update
         print(self._introduction(first_step), flush=True)
         ended = "finished"
         with StepLogger(
@@ -133,6 +141,8 @@ class Training:
             self.run.tensorboard,
             self.config.batch_size,
             self.total_steps,
+            self._steps_per_update,
+            self._counters,
         ) as self._logger:
             try:
                 self._fit(first_step)
@@ -208,7 +218,7 @@ class Training:
         if not self.cluster:
             return tf.distribute.get_strategy()
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-        return AdvancedModelServerStrategy(resolver, AmsConfig(placement=self.config.placement))
+        return AdvancedModelServerStrategy(resolver, self.config.ams)
 
     def _make_validator(self) -> keras.Model:
         """The model to predict with in this process: a copy when the variables are on servers."""
@@ -234,6 +244,12 @@ class Training:
         )
         return line + (f"\ncontinuing at step {first_step}" if first_step else "")
 
+    def _counters(self) -> dict[str, dict[str, int]]:
+        """What each image server has counted, their sum, and the table of rounds."""
+        if not isinstance(self._strategy, AdvancedModelServerStrategy) or not self._stores:
+            return {}
+        return self._strategy.ams.named_counters()
+
     def _write_report(self, ended: str) -> dict[str, Any]:
         assert self._logger is not None
         validations = [row for row in self._history.rows if "validation_auc" in row]
@@ -242,6 +258,7 @@ class Training:
         counters = {
             name: layer.counters() for name, layer in click_model.image_layers(self._model).items()
         }
+        servers = self._counters()
         report = {
             "ended": ended,
             "config": dataclasses.asdict(self.config),
@@ -257,8 +274,8 @@ class Training:
             "last_validation": validations[-1] if validations else None,
             "images": counters,
         }
-        if isinstance(self._strategy, AdvancedModelServerStrategy):
-            report["image_servers"] = self._strategy.ams.counters()
+        if servers:
+            report["image_servers"] = servers
         write_json(self.run.report, report)
         curves.draw(self._history, self.run.curves, str(self.run.path))
         return report

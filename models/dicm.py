@@ -37,6 +37,9 @@ class Dicm(EmbeddingMlp):
         hidden: Widths of the MLP.
         dropout: Share of the outputs of each layer of the MLP to drop in training.
         missing: What to do about ids that a store lacks: "error" or "zeros".
+        image_servers: On a cluster, store name -> indices of the parameter servers that hold the
+            store, so that fields may have model servers of their own; those of the strategy's
+            configuration by default.
         ad_image: Name of the ad's image field; by default the only image field of side "ad" that is
             no list, if there is one; False for none.
         behaviour_images: Name of the behaviours' image field; by default the only list of images of
@@ -71,6 +74,7 @@ class Dicm(EmbeddingMlp):
         dropout: float = 0.0,
         missing: str = "error",
         *,
+        image_servers: Mapping[str, Sequence[int]] | None = None,
         ad_image: str | Literal[False] | None = None,
         behaviour_images: str | Literal[False] | None = None,
         image_embedding: keras.layers.Layer | Mapping[str, keras.layers.Layer] | None = None,
@@ -87,7 +91,9 @@ class Dicm(EmbeddingMlp):
             )
         stores = list(dict.fromkeys(field.store_name for field in fields))
         if image_embedding is None:
-            image_embedding = _ams_embeddings(stores, images, embedding_model, missing)
+            image_embedding = _ams_embeddings(
+                stores, images, embedding_model, missing, image_servers or {}
+            )
         self.image_embeddings = _by_store("image_embedding", image_embedding, stores)
         self.aggregator = make_aggregator(aggregator) if self.behaviour_images else None
         if self.ad_image is None and getattr(self.aggregator, "needs_query", False):
@@ -205,7 +211,11 @@ def _choose(schema: Schema, name: str | bool | None, side: str, is_list: bool) -
 
 
 def _ams_embeddings(
-    stores: list[str], images: Any, embedding_model: Any, missing: str
+    stores: list[str],
+    images: Any,
+    embedding_model: Any,
+    missing: str,
+    servers: Mapping[str, Sequence[int]],
 ) -> dict[str, keras.layers.Layer]:
     if images is None:
         raise ConfigError("give images, an image store, or image_embedding in its place")
@@ -214,8 +224,20 @@ def _ams_embeddings(
         # One E for all stores: images of one kind mean the same wherever they are kept.
         embedding_model = image_tower()
     models = _by_store("embedding_model", embedding_model, stores)
+    unknown = [store for store in servers if store not in stores]
+    if unknown:
+        raise ConfigError(
+            f"image_servers names {', '.join(unknown)}; the schema's image fields refer to "
+            f"{', '.join(stores)}"
+        )
     return {
-        store: AmsEmbedding(images[store], models[store], missing=missing, name=f"images_{store}")
+        store: AmsEmbedding(
+            images[store],
+            models[store],
+            missing=missing,
+            servers=servers.get(store),
+            name=f"images_{store}",
+        )
         for store in stores
     }
 

@@ -44,7 +44,6 @@ def write_run(path, samples, model="dicm"):
         tower_dropout=0.5,
         aggregator="attentive",
         missing="error",
-        placement="servers",
         batch_size=8,
         epochs=1,
         learning_rate=0.01,

@@ -12,6 +12,7 @@ import threading
 import uuid
 
 import pytest
+import tensorflow as tf
 
 from amstf.data import Samples, set_image_store
 from amstf.store import ImageStore, ImageStoreWriter
@@ -98,7 +99,7 @@ def test_a_run_leaves_what_its_help_promises(local_run):
     report = report_of(run)
     assert report["ended"] == "finished"
     assert report["steps"] == 2 * PASS
-    assert report["images"]["images"]["ids_asked"] > 1000
+    assert report["images"]["images"]["ids_looked_up"] > 1000
     assert report["images"]["images"]["ids_missing"] == 0
     assert report["config"]["image_width"] == 24
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -177,13 +178,42 @@ def test_a_cluster_trains_the_same_model_quietly(small_dataset, local_run, tmp_p
     assert report["cluster"] == "2 workers, 2 servers"
     assert report["steps"] == 2 * PASS
     served = report["image_servers"]
-    assert len(served) == 2 and all(server["ids_asked"] > 500 for server in served)
-    assert sum(server["images"] for server in served) == 150
+    assert set(served) == {"ps-0", "ps-1", "sum"}
+    assert all(served[name]["ids_looked_up"] > 500 for name in ("ps-0", "ps-1"))
+    assert served["sum"]["images"] == 150 and served["sum"]["requests"] == 2 * 2 * PASS
+    assert served["sum"]["open_requests"] == 0
+    assert counters_in_tensorboard(run) >= {"servers/ps-1/requests", "servers/sum/ids_embedded"}
     # A run of a cluster continues in one process, and both learn about as well.
     alone = train(small_dataset, run, "--epochs=3")
     assert "continuing at step 104" in alone.stdout, alone.stderr
     local = report_of(local_run[0])["best_validation"]["validation_log_loss"]
     assert abs(report["best_validation"]["validation_log_loss"] - local) < 0.05
+
+
+def counters_in_tensorboard(run):
+    (events,) = (run / "tensorboard").glob("events*")
+    return {
+        value.tag
+        for event in tf.compat.v1.train.summary_iterator(str(events))
+        for value in event.summary.value
+        if value.tag.startswith("servers/")
+    }
+
+
+@pytest.mark.slow
+def test_a_cluster_trains_in_synchronous_rounds(small_dataset, tmp_path):
+    run = tmp_path / "sync"
+    flags = ["--merge=sync", "--sync_every=2", "--wire_dtype=bfloat16", "--image_servers=1"]
+    done = train(small_dataset, run, "--epochs=1", "--cluster=2x2", *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    report = report_of(run)
+    assert report["config"]["ams"]["merge"] == "sync"
+    # Segments are made of whole rounds: 13 steps become 14.
+    assert report["steps"] == 56
+    rounds = report["image_servers"]["rounds"]
+    assert rounds["rounds"] == 28 and rounds["entered"] == 56 and rounds["shrunk"] == 0
+    assert report["image_servers"]["ps-1"]["merged"] == 56
+    assert "ps-0" not in report["image_servers"]
 
 
 @pytest.mark.slow
