@@ -30,7 +30,7 @@ from amstf.errors import ConfigError
 HEADER = 52
 """Bytes of IPv4 (20) and TCP with time stamps (32) before the payload of a packet on loopback."""
 
-_NUMBER = re.compile(r"\b(bytes_received|segs_out):(\d+)")
+_NUMBER = re.compile(r"\b(bytes_sent|segs_out):(\d+)")
 _PROCESS = re.compile(r"pid=(\d+)")
 
 
@@ -107,16 +107,17 @@ class Connections:
             peer = now.get(ends[::-1])
             if peer is None:  # The other end has gone, or is on another host.
                 continue
-            bytes_of[peer.process, socket.process] += socket.received - before.received
-            bytes_of[socket.process, peer.process] += HEADER * (socket.packets - before.packets)
+            bytes_of[socket.process, peer.process] += (
+                socket.sent - before.sent + HEADER * (socket.packets - before.packets)
+            )
         return {pair: count for pair, count in bytes_of.items() if count}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Socket:
     process: int
-    received: int  # Payload, bytes.
-    packets: int  # Sent, with or without payload.
+    sent: int  # Payload, bytes; what was sent twice counts twice, as it does on the device.
+    packets: int  # With or without payload.
 
 
 def _read_sockets() -> dict[tuple[str, str], _Socket]:
@@ -137,7 +138,7 @@ def _read_sockets() -> dict[tuple[str, str], _Socket]:
         numbers = dict(_NUMBER.findall(line))
         sockets[_plain(words[3]), _plain(words[4])] = _Socket(
             int(process[1]) if process else 0,
-            int(numbers.get("bytes_received", 0)),
+            int(numbers.get("bytes_sent", 0)),
             int(numbers.get("segs_out", 0)),
         )
     return sockets

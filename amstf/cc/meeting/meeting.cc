@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "amstf/cc/meeting/timer.h"
+#include "amstf/cc/meeting/timeout.h"
 
 namespace amstf {
 namespace {
@@ -12,35 +12,25 @@ namespace {
 // Enough for a worker that is late by some rounds; there is one Table for each.
 constexpr int64_t kRoundsRemembered = 16;
 
-MeetingClock::duration Milliseconds(double milliseconds) {
-  return std::chrono::duration_cast<MeetingClock::duration>(
-      std::chrono::duration<double, std::milli>(milliseconds));
-}
-
 }  // namespace
 
 absl::Status MeetingOptions::Validate() const {
-  // A year is for ever, and fits the clock.
-  constexpr double kMost = 365.0 * 24 * 3600 * 1000;
   if (num_workers < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("num_workers is ", num_workers, "; wanted at least 1"));
   }
-  if (!(merge_wait_ms >= 0 && merge_wait_ms <= kMost)) {
-    return absl::InvalidArgumentError(absl::StrCat("merge_wait_ms is ", merge_wait_ms,
-                                                   "; wanted milliseconds from 0 to ", kMost));
+  if (!(merge_wait_ms >= 0 && merge_wait_ms <= kLongestTimeoutMs)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("merge_wait_ms is ", merge_wait_ms, "; wanted milliseconds from 0 to ",
+                     kLongestTimeoutMs));
   }
-  if (!(worker_timeout_ms > 0 && worker_timeout_ms <= kMost)) {
-    return absl::InvalidArgumentError(absl::StrCat("worker_timeout_ms is ", worker_timeout_ms,
-                                                   "; wanted milliseconds above 0, up to ", kMost));
-  }
-  return absl::OkStatus();
+  return ValidateTimeout("worker_timeout_ms", worker_timeout_ms);
 }
 
-MeetingClock::duration MeetingOptions::merge_wait() const { return Milliseconds(merge_wait_ms); }
+MeetingClock::duration MeetingOptions::merge_wait() const { return TimeoutDuration(merge_wait_ms); }
 
 MeetingClock::duration MeetingOptions::worker_timeout() const {
-  return Milliseconds(worker_timeout_ms);
+  return TimeoutDuration(worker_timeout_ms);
 }
 
 Meeting::Meeting(const MeetingOptions& options)

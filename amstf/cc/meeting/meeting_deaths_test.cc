@@ -283,5 +283,5 @@ int main() {
   amstf::ManyThreads(amstf::Merge::kSync, 0, "sync");
   amstf::ManyThreads(amstf::Merge::kAsync, 6, "async with deaths");
   amstf::ManyThreads(amstf::Merge::kSync, 6, "sync with deaths");
-  return amstf::Report();
+  return amstf::Finish();
 }

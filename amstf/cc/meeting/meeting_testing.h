@@ -13,22 +13,9 @@
 
 #include "absl/strings/str_join.h"
 #include "amstf/cc/meeting/meeting.h"
+#include "amstf/cc/testing/expect.h"
 
 namespace amstf {
-
-inline std::atomic<int> failures = 0;
-
-inline void Expect(bool holds, const std::string& what) {
-  if (holds) return;
-  ++failures;
-  std::cerr << "FAILED: " + what + "\n";
-}
-
-inline void ExpectError(const absl::Status& status, absl::StatusCode code,
-                        const std::string& text) {
-  Expect(status.code() == code && std::string(status.message()).find(text) != std::string::npos,
-         "wanted an error with '" + text + "', got: " + status.ToString());
-}
 
 template <typename T>
 void ExpectEqual(const std::vector<T>& got, const std::vector<T>& wanted, const std::string& what) {
@@ -157,11 +144,6 @@ inline void ExpectCounted(const std::shared_ptr<Meeting>& meeting, MeetingCounte
   const int64_t got = Counted(meeting, counter);
   Expect(got == wanted,
          what + ": counted " + std::to_string(got) + ", wanted " + std::to_string(wanted));
-}
-
-inline int Report() {
-  if (failures == 0) std::cout << "all passed\n";
-  return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 }  // namespace amstf

@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "amstf/cc/rounds/timeout.h"
+#include "amstf/cc/meeting/timeout.h"
 
 namespace amstf {
 namespace {

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "amstf/cc/rounds/expect.h"
+#include "amstf/cc/rounds/rounds_testing.h"
 
 namespace amstf {
 namespace {

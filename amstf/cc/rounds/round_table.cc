@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "amstf/cc/rounds/timeout.h"
+#include "amstf/cc/meeting/timeout.h"
 
 namespace amstf {
 namespace {

@@ -5,30 +5,17 @@
 
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <iostream>
 #include <limits>
 #include <string>
 #include <thread>  // NOLINT: the lookups of real servers come from many threads
 #include <vector>
 
+#include "amstf/cc/testing/expect.h"
+
 namespace amstf {
 namespace {
-
-int failures = 0;
-
-void Expect(bool holds, const std::string& what) {
-  if (holds) return;
-  ++failures;
-  std::cerr << "FAILED: " << what << "\n";
-}
-
-void ExpectError(const absl::Status& status, absl::StatusCode code, const std::string& text) {
-  Expect(status.code() == code && std::string(status.message()).find(text) != std::string::npos,
-         "wanted an error with '" + text + "', got: " + status.ToString());
-}
 
 // A file that begins as HDF5 does, with ids and features at stated offsets.
 struct TestFile {
@@ -232,6 +219,5 @@ int main() {
   amstf::BadFilesAreRefused();
   amstf::FeaturesThatAreNotFiniteAreNamed();
   amstf::ManyThreadsReadAtOnce();
-  if (amstf::failures == 0) std::cout << "all passed\n";
-  return amstf::failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+  return amstf::Finish();
 }

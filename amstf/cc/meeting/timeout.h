@@ -1,6 +1,6 @@
 // Timeouts as users give them: milliseconds.
-#ifndef AMSTF_CC_ROUNDS_TIMEOUT_H_
-#define AMSTF_CC_ROUNDS_TIMEOUT_H_
+#ifndef AMSTF_CC_MEETING_TIMEOUT_H_
+#define AMSTF_CC_MEETING_TIMEOUT_H_
 
 #include <chrono>
 
@@ -10,10 +10,12 @@
 
 namespace amstf {
 
+// A year is for ever, and fits the clock.
+constexpr double kLongestTimeoutMs = 365.0 * 24 * 3600 * 1000;
+
 // InvalidArgument unless `milliseconds` is a time that a clock can be asked for.
 inline absl::Status ValidateTimeout(const char* name, double milliseconds) {
-  constexpr double kYear = 365.0 * 24 * 3600 * 1000;
-  if (milliseconds > 0 && milliseconds <= kYear) return absl::OkStatus();
+  if (milliseconds > 0 && milliseconds <= kLongestTimeoutMs) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       name, " must be more than 0 milliseconds and at most a year, got ", milliseconds));
 }
@@ -25,4 +27,4 @@ inline Timer::Clock::duration TimeoutDuration(double milliseconds) {
 
 }  // namespace amstf
 
-#endif  // AMSTF_CC_ROUNDS_TIMEOUT_H_
+#endif  // AMSTF_CC_MEETING_TIMEOUT_H_
