@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "amstf/cc/meeting/timeout.h"
 #include "amstf/cc/rounds/gradient_mean.h"
 #include "amstf/cc/rounds/round_table.h"
-#include "amstf/cc/meeting/timeout.h"
 #include "tensorflow/core/framework/cancellation.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/resource_mgr.h"

@@ -20,9 +20,8 @@ absl::Status MeetingOptions::Validate() const {
         absl::StrCat("num_workers is ", num_workers, "; wanted at least 1"));
   }
   if (!(merge_wait_ms >= 0 && merge_wait_ms <= kLongestTimeoutMs)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("merge_wait_ms is ", merge_wait_ms, "; wanted milliseconds from 0 to ",
-                     kLongestTimeoutMs));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "merge_wait_ms is ", merge_wait_ms, "; wanted milliseconds from 0 to ", kLongestTimeoutMs));
   }
   return ValidateTimeout("worker_timeout_ms", worker_timeout_ms);
 }

@@ -7,9 +7,9 @@
 #include <thread>  // NOLINT: workers enter from many threads
 #include <vector>
 
-#include "amstf/cc/rounds/rounds_testing.h"
 #include "amstf/cc/rounds/replica_state.h"
 #include "amstf/cc/rounds/round_table.h"
+#include "amstf/cc/rounds/rounds_testing.h"
 
 namespace amstf {
 namespace {
