@@ -23,6 +23,7 @@ if _TYPE_CHECKING:
     from amstf.layers import AmsEmbedding as AmsEmbedding
     from amstf.schema import Field as Field
     from amstf.schema import Schema as Schema
+    from amstf.shared_batches import SharedBatches as SharedBatches
     from amstf.store import ImageStore as ImageStore
     from amstf.store import ImageStoreWriter as ImageStoreWriter
     from amstf.strategy import AdvancedModelServerStrategy as AdvancedModelServerStrategy
@@ -38,6 +39,7 @@ _MODULE_OF = {
     "SampleWriter": "amstf.data",
     "Samples": "amstf.data",
     "Schema": "amstf.schema",
+    "SharedBatches": "amstf.shared_batches",
 }
 
 __all__ = sorted(_MODULE_OF)

@@ -78,6 +78,7 @@ class StepLogger:
         tensorboard: Directory of the event file.
         batch_size: Samples per step.
         total_steps: Steps until the end, those of earlier calls included.
+        first_step: Steps that earlier calls have done.
         steps_per_update: Steps of workers that one update of the weights takes in.
         counters: Reads what servers have counted, by server and name; for TensorBoard.
     """
@@ -89,6 +90,7 @@ class StepLogger:
         tensorboard: pathlib.Path,
         batch_size: int,
         total_steps: int,
+        first_step: int = 0,
         steps_per_update: int = 1,
         counters: Callable[[], Mapping[str, Mapping[str, int]]] | None = None,
     ) -> None:
@@ -105,7 +107,8 @@ class StepLogger:
         self._stop = threading.Event()
         self._lock = threading.Lock()  # Between the polling thread and `log_validation`.
         self._thread = threading.Thread(target=self._follow, name="step-logger", daemon=True)
-        self._first_step = self.step()
+        self._first_step = first_step
+        self._first_update = int(model.optimizer.iterations.numpy())
         self._last = (self._first_step, self._started)
         self._stepping_since: tuple[int, float] | None = None
         self._loss_seen = (0.0, 0.0)
@@ -144,7 +147,9 @@ class StepLogger:
 
     def step(self) -> int:
         """Steps done so far."""
-        return int(self._model.optimizer.iterations.numpy()) * self._steps_per_update
+        updates = int(self._model.optimizer.iterations.numpy()) - self._first_update
+        # The last round of synchronous training may be of fewer workers.
+        return min(self._first_step + updates * self._steps_per_update, self._total_steps)
 
     def end_segment(self) -> None:
         """Takes the last loss of a segment; after it `fit` sets the metric back."""

@@ -1,8 +1,8 @@
 """Trains the model of a run: `model.fit` in segments, with checkpoints and validation in between.
 
 Batch hooks and checkpoints inside an epoch do nothing useful under ParameterServerStrategy; the end
-of a Keras epoch is its only barrier. So what Keras calls an epoch is a short segment here, and
-passes over the data are counted in steps.
+of `fit` is its only barrier. So each call of `fit` is a short segment here. The batches of all
+passes have one order, so the number of steps done is the position in the data.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from amstf import AdvancedModelServerStrategy, Samples, ops
+from amstf import AdvancedModelServerStrategy, Samples, SharedBatches, ops
 from amstf.config import SYNC
 from amstf.data import record_errors
 from amstf.errors import ConfigError, SampleError
@@ -39,17 +39,6 @@ class _Stopped(Exception):
     """Validation has not become better for `patience` validations."""
 
 
-class _Segments(keras.callbacks.Callback):
-    """Between segments: checkpoint, validation, early stopping."""
-
-    def __init__(self, training: Training) -> None:
-        super().__init__()
-        self._training = training
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._training.end_segment()
-
-
 class Training:
     """One training of one run, on a cluster or in this process.
 
@@ -59,6 +48,9 @@ class Training:
         segment_steps: Steps between checkpoints and validations; None chooses four a pass, at most
             2,000 steps.
         cluster: "2 workers, 2 servers", or "" for one process.
+
+    Attributes:
+        total_steps: Steps of the whole training: each sample once in each pass.
     """
 
     def __init__(
@@ -78,21 +70,23 @@ class Training:
         records = self.samples.num_records(TRAIN)
         if not records:
             raise SampleError(f"{config.dataset}: the split {TRAIN!r} has no samples")
-        steps_per_pass = math.ceil(records / config.batch_size)
+        self._batches = SharedBatches(
+            self.samples,
+            TRAIN,
+            config.batch_size,
+            seed=config.seed,
+            fields=self._input_fields(),
+        )
+        steps_per_pass = self._batches.steps_per_pass
         wanted = segment_steps or min(math.ceil(steps_per_pass / 4), 2000)
         segments_per_pass = math.ceil(steps_per_pass / wanted)
         self._segment_steps = math.ceil(steps_per_pass / segments_per_pass)
-        self._segments = segments_per_pass * config.epochs
+        self.total_steps = steps_per_pass * config.epochs
         self._steps_per_update = 1
         self._has_validation = bool(
             VALIDATION in self.samples.splits and self.samples.num_records(VALIDATION)
         )
         self._logger: StepLogger | None = None
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole training."""
-        return self._segments * self._segment_steps
 
     def execute(self) -> dict[str, Any]:
         """Trains until the end and writes the report.
@@ -109,8 +103,8 @@ class Training:
         with native_logs.quieted():
             self._strategy = self._make_strategy()
             if self.config.ams.merge == SYNC and self.cluster:
-                # A round is one step of every worker and one update. A segment of whole rounds:
-                # in the last one nobody waits for a worker that has no step left.
+                # A round is one step of every worker and one update. In segments of whole rounds
+                # nobody waits for a worker that has no step left, but at the very end.
                 workers = self._strategy.num_workers
                 self._steps_per_update = workers
                 self._segment_steps = math.ceil(self._segment_steps / workers) * workers
@@ -129,10 +123,11 @@ class Training:
         self._best = tf.train.CheckpointManager(
             tf.train.Checkpoint(model=self._model), str(self.run.best), max_to_keep=1
         )
+        first_step = 0
         if self._newest.latest_checkpoint:
             checkpoint.restore(self._newest.latest_checkpoint)
+            first_step = int(self._newest.latest_checkpoint.rpartition("-")[2])
         self._history = History(self.run.history)
-        first_step = int(optimizer.iterations.numpy()) * self._steps_per_update
         print(self._introduction(first_step), flush=True)
         ended = "finished"
         with StepLogger(
@@ -141,6 +136,7 @@ class Training:
             self.run.tensorboard,
             self.config.batch_size,
             self.total_steps,
+            first_step,
             self._steps_per_update,
             self._counters,
         ) as self._logger:
@@ -155,11 +151,10 @@ class Training:
                 raise
         return self._write_report(ended)
 
-    def end_segment(self) -> None:
+    def _end_segment(self, step: int) -> None:
         """Keeps a checkpoint and validates; called when all steps of a segment have run."""
         assert self._logger is not None
         self._logger.end_segment()
-        step = self._logger.step()
         self._newest.save(checkpoint_number=step)
         if not self._has_validation:
             return
@@ -179,35 +174,18 @@ class Training:
         return bool(values) and 0 < self.config.patience <= len(values) - 1 - int(np.argmax(values))
 
     def _fit(self, first_step: int) -> None:
-        first_segment = first_step // self._segment_steps
-        if first_segment >= self._segments:
-            return
-        if self._is_past_its_best():
+        if first_step < self.total_steps and self._is_past_its_best():
             raise _Stopped
         with record_errors(self.samples, TRAIN), ops.image_errors():
-            self._model.fit(
-                self._batches(first_step),
-                initial_epoch=first_segment,
-                epochs=self._segments,
-                steps_per_epoch=self._segment_steps,
-                callbacks=[_Segments(self)],
-                verbose=0,
-            )
-
-    def _batches(self, first_step: int) -> tf.data.Dataset:
-        workers = 1
-        if isinstance(self._strategy, AdvancedModelServerStrategy):
-            workers = self._strategy.num_workers
-        return self.samples.dataset(
-            TRAIN,
-            self.config.batch_size,
-            shuffle=True,
-            # A run that continues must not see the beginning of the same order again.
-            seed=self.config.seed + first_step,
-            repeat=True,
-            fields=self._input_fields(),
-            shard=(workers, lambda: ops.task_location()[1]) if workers > 1 else None,
-        )
+            step = first_step
+            while step < self.total_steps:
+                end = (step // self._segment_steps + 1) * self._segment_steps
+                steps = min(end, self.total_steps) - step
+                self._batches.position = step
+                data = self._batches if self.cluster else self._batches.local()
+                self._model.fit(data, steps_per_epoch=steps, verbose=0)
+                step += steps
+                self._end_segment(step)
 
     def _input_fields(self) -> list[str]:
         """A model without images does not wait for image ids to be parsed."""
@@ -255,6 +233,7 @@ class Training:
         validations = [row for row in self._history.rows if "validation_auc" in row]
         best = max(validations, key=lambda row: row["validation_auc"], default=None)
         steps, seconds = self._logger.step(), self._history.rows[-1]["seconds"]
+        samples = self._batches.samples_before(steps)
         counters = {
             name: layer.counters() for name, layer in click_model.image_layers(self._model).items()
         }
@@ -267,9 +246,9 @@ class Training:
             "machine": {"system": platform.platform(), "cores": len(os.sched_getaffinity(0))},
             "when": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
             "steps": steps,
-            "samples": steps * self.config.batch_size,
+            "samples": samples,
             "seconds": seconds,
-            "samples_per_second": steps * self.config.batch_size / seconds if seconds else None,
+            "samples_per_second": samples / seconds if seconds else None,
             "best_validation": best,
             "last_validation": validations[-1] if validations else None,
             "images": counters,

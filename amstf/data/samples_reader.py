@@ -181,6 +181,14 @@ class Samples:
         options.deterministic = deterministic
         return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
+    def input_fields(self, names: Iterable[str] | None = None) -> tuple[Field, ...]:
+        """Returns the input fields of these names, all of them if None.
+
+        Raises:
+            SampleError: If a name is of no field, or of one that is no input.
+        """
+        return self._fields(names, only_inputs=True)
+
     def _fields(self, names: Iterable[str] | None, only_inputs: bool) -> tuple[Field, ...]:
         allowed = self.schema.inputs if only_inputs else self.schema.fields
         if names is None:

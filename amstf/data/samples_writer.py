@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import fcntl
 import math
 import operator
@@ -23,6 +24,7 @@ from amstf.data.manifest import (
     ShardFile,
     file_crc32,
 )
+from amstf.data.record_offsets import SUFFIX, framed_size, write_record_offsets
 from amstf.errors import SampleError
 from amstf.schema import (
     DENSE,
@@ -42,7 +44,7 @@ _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 class SampleWriter:
     """Writes the samples of one split, one at a time, to several files in turn.
 
-    Memory stays the same for any number of samples. The files get their names, and the split its
+    Memory is 8 bytes a sample. The files get their names, and the split its
     line in the manifest, only when all is written: a program that fails or is killed leaves no
     split that looks whole.
 
@@ -82,6 +84,7 @@ class SampleWriter:
         self._encoders = _encoders(schema)
         self._names = _names(schema)
         self._counts = [0] * num_shards
+        self._sizes = [array.array("q") for _ in range(num_shards)]  # 8 bytes a record.
         self._next = 0
         self._open = False
         self._made_directory = not self._directory.exists()
@@ -126,7 +129,9 @@ class SampleWriter:
             raise SampleError(
                 f"sample {self.num_written} of split {self._split!r}: {error}"
             ) from None
-        self._writers[self._next].write(example.SerializeToString())
+        record = example.SerializeToString()
+        self._writers[self._next].write(record)
+        self._sizes[self._next].append(framed_size(len(record)))
         self._counts[self._next] += 1
         self._next = (self._next + 1) % len(self._writers)
 
@@ -152,8 +157,10 @@ class SampleWriter:
             )
             with Manifest.update(self._directory) as manifest:
                 self._check_existing()
-                for path in self._paths:
-                    os.replace(path, self._directory / path.name)
+                for path, sizes in zip(self._paths, self._sizes, strict=True):
+                    write_record_offsets(path, np.frombuffer(sizes, np.int64))
+                    for name in (path.name, path.name + SUFFIX):
+                        os.replace(self._work / name, self._directory / name)
                 schema_path = self._directory / SCHEMA_FILE
                 if not schema_path.exists():
                     write_atomically(schema_path, self._schema.to_json())

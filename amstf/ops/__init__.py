@@ -18,6 +18,7 @@ from amstf.ops.meeting import (
     meeting_counters,
     share,
 )
+from amstf.ops.read_records import read_records
 from amstf.ops.replica_state import (
     accumulate_gradients,
     begin_round,
@@ -63,6 +64,7 @@ __all__ = [
     "mean_gradient",
     "meeting",
     "meeting_counters",
+    "read_records",
     "replica_state",
     "round_counters",
     "round_table",

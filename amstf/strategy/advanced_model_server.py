@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from amstf import ops
 from amstf.config import SYNC, AmsConfig
+from amstf.strategy.coordinator import SchedulingCoordinator
 from amstf.strategy.model_servers import ModelServers
 
 # Names that Keras gives to the step counters of its optimizers, new and legacy.
@@ -60,6 +61,8 @@ class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):
         _choose_updates(self)
         if self.ams.config.merge == SYNC:
             _count_rounds_as_steps(self)
+        # A strategy has one coordinator, the first that is made for it.
+        SchedulingCoordinator(self)
 
     def run(
         self, fn: Callable[..., Any], args: Any = (), kwargs: Any = None, options: Any = None

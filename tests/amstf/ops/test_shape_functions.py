@@ -97,6 +97,9 @@ KNOWN = {
     "AmsMeetingCounters": [((HANDLE,), {}, [[len(ops.MEETING_COUNTER_NAMES)]])],
     "AmsSparseAdam": [((HANDLE, HANDLE, HANDLE, *SPARSE_GRADIENT), {}, [])],
     "AmsTaskLocation": [((), {}, [[], []])],
+    "AmsReadRecords": [
+        (((tf.string, [3]), (tf.int64, [3]), (tf.int64, None)), {}, [[None]]),
+    ],
     "AmsRoundTable": [((), {"num_workers": 2, "worker_timeout_ms": 1.0}, [[]])],
     "AmsEnterRound": [
         ((HANDLE, (tf.int32, [])), {}, [[], [], []]),

@@ -1,6 +1,6 @@
 """Chief of the proof of synchronous rounds: a cluster against one process on the union batches.
 
-Arguments: directory for the image store, workers. Prints one line of JSON: for each optimizer the
+Arguments: directory for the image store, workers, "with Keras Adam" or not. Prints one line of JSON: for each optimizer the
 greatest relative difference of each weight, and what the servers counted.
 """
 
@@ -15,6 +15,7 @@ import tf_keras as keras
 
 from amstf import ops
 from amstf.config import SYNC, AmsConfig
+from amstf.layers import AmsEmbedding
 from amstf.optimizers import Adagrad, Adam
 from amstf.store import ImageStore, ImageStoreWriter
 from amstf.strategy import AdvancedModelServerStrategy
@@ -35,11 +36,24 @@ def decayed(learning_rate: float) -> keras.optimizers.schedules.LearningRateSche
 # errors of sums in another order, unless epsilon is above them.
 EPSILON = 1e-4
 
-OPTIMIZERS = {
-    "SGD": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
-    "Adagrad": lambda: Adagrad(decayed(0.05)),
-    "Adam": lambda: Adam(decayed(0.01), epsilon=EPSILON),
-    "Keras Adam": lambda: keras.optimizers.Adam(0.01, epsilon=EPSILON, jit_compile=False),
+
+def sgd() -> keras.optimizers.Optimizer:
+    return keras.optimizers.SGD(0.1, momentum=0.9)
+
+
+# Optimizer, sync_every.
+CASES = {
+    "SGD": (sgd, 1),
+    "Adagrad": (lambda: Adagrad(decayed(0.05)), 1),
+    "Adam": (lambda: Adam(decayed(0.01), epsilon=EPSILON), 1),
+    "SGD, every 3": (sgd, 3),
+}
+# One cluster is enough for it.
+KERAS_ADAM = {
+    "Keras Adam": (
+        lambda: keras.optimizers.Adam(0.01, epsilon=EPSILON, jit_compile=False),
+        1,
+    )
 }
 
 
@@ -99,7 +113,30 @@ def make_model(store: ImageStore, make_optimizer) -> keras.Model:
     return model
 
 
-def main(directory: str, workers: int) -> None:
+def train_in_process(model: keras.Model, batches: list, make_optimizer, sync_every: int) -> None:
+    """Rounds on their union batches; E gets the sum of `sync_every` rounds' gradients at once."""
+    if sync_every == 1:
+        for of_round in batches:
+            model.train_on_batch(*union(of_round))
+        return
+    (layer,) = (part for part in model.submodules if isinstance(part, AmsEmbedding))
+    tower = layer.embedding_model.trainable_variables
+    others = [v for v in model.trainable_variables if all(v is not one for one in tower)]
+    tower_optimizer = make_optimizer()
+    sums = [tf.zeros_like(variable) for variable in tower]
+    for number, of_round in enumerate(batches, 1):
+        inputs, labels = union(of_round)
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(inputs, labels, model(inputs, training=True))
+        gradients = tape.gradient(loss, [*tower, *others])
+        model.optimizer.apply_gradients(zip(gradients[len(tower) :], others, strict=True))
+        sums = [total + one for total, one in zip(sums, gradients[: len(tower)], strict=True)]
+        if number % sync_every == 0:
+            tower_optimizer.apply_gradients(zip(sums, tower, strict=True))
+            sums = [tf.zeros_like(variable) for variable in tower]
+
+
+def main(directory: str, workers: int, with_keras_adam: bool) -> None:
     path = pathlib.Path(directory, "images.h5")
     with ImageStoreWriter(path, width=5) as writer:
         writer.write(np.arange(30), FEATURES)
@@ -107,25 +144,27 @@ def main(directory: str, workers: int) -> None:
     batches = make_batches(workers)
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     report = {}
-    for optimizer, make_optimizer in OPTIMIZERS.items():
+    cases = {**CASES, **KERAS_ADAM} if with_keras_adam else CASES
+    for case, (make_optimizer, sync_every) in cases.items():
         keras.utils.set_random_seed(1)
         local = make_model(store, make_optimizer)
         weights = local.get_weights()
-        for of_round in batches:
-            local.train_on_batch(*union(of_round))
+        train_in_process(local, batches, make_optimizer, sync_every)
         expected = local.get_weights()  # Before the cluster is there: what is in process goes then.
         names = [variable.name for variable in local.variables]
+        losses = [
+            local.test_on_batch(*union([batch])) for of_round in batches for batch in of_round
+        ]
 
+        config = AmsConfig(merge=SYNC, worker_timeout_ms=60_000, sync_every=sync_every)
         with native_logs.quieted():
-            strategy = AdvancedModelServerStrategy(
-                resolver, AmsConfig(merge=SYNC, worker_timeout_ms=60_000)
-            )
+            strategy = AdvancedModelServerStrategy(resolver, config)
         with strategy.scope():
             model = make_model(store, make_optimizer)
             model.set_weights(weights)
-        fitted = model.fit(dataset_of(batches), steps_per_epoch=ROUNDS * workers, verbose=0)
+        model.fit(dataset_of(batches), steps_per_epoch=ROUNDS * workers, verbose=0)
         evaluated = model.evaluate(dataset_of(batches), steps=ROUNDS, verbose=0)
-        report[optimizer] = {
+        report[case] = {
             "differences": {
                 name: float(np.max(np.abs(one - other)) / np.max(np.abs(one)))
                 for name, one, other in zip(names, expected, model.get_weights(), strict=True)
@@ -135,8 +174,9 @@ def main(directory: str, workers: int) -> None:
                 for one, other in zip(weights, model.get_weights(), strict=True)
             ),
             "steps": int(model.optimizer.iterations.numpy()),
-            "loss": fitted.history["loss"][0],
             "evaluated": evaluated[0],
+            # Of the batches of all workers; one worker has them all.
+            "evaluated_in_process": float(np.mean([loss for loss, _ in losses])),
             "rounds": strategy.ams.rounds.counters(),
             "servers": strategy.ams.counters(),
         }
@@ -144,4 +184,4 @@ def main(directory: str, workers: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "with Keras Adam")
