@@ -62,6 +62,7 @@ class SharedBatches(ScheduledBatches):
         fields: Iterable[str] | None = None,
         position: int = 0,
     ) -> None:
+        super().__init__()
         self._order = BatchOrder(
             samples, split, batch_size, shuffle=shuffle, seed=seed, block_size=block_size
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,7 +22,13 @@ class ScheduledBatches(tf.distribute.DistributedDataset):
     """Batches that the chief names and a worker reads, in the step that uses them.
 
     `model.fit` takes one in place of a dataset, under `AdvancedModelServerStrategy`.
+
+    Attributes:
+        steps: By function of an iterator, what runs in its place on workers.
     """
+
+    def __init__(self) -> None:
+        self.steps: dict[Any, Callable[..., Any]] = {}
 
     @abc.abstractmethod
     def __iter__(self) -> Iterator[Stretches]:
@@ -41,13 +46,6 @@ class SchedulingCoordinator(tf.distribute.coordinator.ClusterCoordinator):
     and reads it where it runs: again, if its worker dies and another one runs it.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy) -> None:
-        super().__init__(strategy)
-        # By batches and function: what runs on a worker.
-        self._steps: weakref.WeakKeyDictionary[ScheduledBatches, dict[Any, Callable[..., Any]]] = (
-            weakref.WeakKeyDictionary()
-        )
-
     def create_per_worker_dataset(self, dataset_fn: Any) -> Any:
         """As in ClusterCoordinator; `ScheduledBatches` stay on the chief."""
         if isinstance(dataset_fn, ScheduledBatches):
@@ -61,7 +59,7 @@ class SchedulingCoordinator(tf.distribute.coordinator.ClusterCoordinator):
         iterator, *rest = args
         # Keras: with steps_per_execution one function runs several steps.
         count = int(rest[0]) if rest else 1
-        steps = self._steps.setdefault(iterator.batches, {})
+        steps = iterator.batches.steps
         if fn not in steps:
             steps[fn] = _on_worker(fn, iterator.batches.read, rest)
         return super().schedule(steps[fn], (*iterator.take(count), *rest), kwargs)
@@ -92,6 +90,18 @@ class _NamedIterator:
         return (*parts, lengths)
 
 
+class _OneBatch:
+    """An iterator while a step is traced."""
+
+    def __init__(self, batch: Any) -> None:
+        self._left = [batch]
+
+    def __next__(self) -> Any:
+        if not self._left:
+            raise StopIteration
+        return self._left.pop()
+
+
 def _on_worker(
     fn: Any, read: Callable[..., Any], other_arguments: Sequence[tf.Tensor]
 ) -> Callable[..., Any]:
@@ -104,7 +114,7 @@ def _on_worker(
         paths: tf.Tensor, offsets: tf.Tensor, sizes: tf.Tensor, lengths: tf.Tensor, *others: Any
     ) -> Any:
         if not others:
-            return fn(iter([read(paths, offsets, sizes)]))
+            return fn(_OneBatch(read(paths, offsets, sizes)))
         # The next batch is read while one is trained.
         parts = (tf.RaggedTensor.from_row_lengths(p, lengths) for p in (paths, offsets, sizes))
         batches = tf.data.Dataset.from_tensor_slices(tuple(parts))

@@ -1,6 +1,7 @@
 """Chief of the proof of synchronous rounds: a cluster against one process on the union batches.
 
-Arguments: directory for the image store, workers, "with Keras Adam" or not. Prints one line of JSON: for each optimizer the
+Arguments: directory for the image store, workers, "with Keras Adam" or not. Prints one line of
+JSON: for each optimizer the
 greatest relative difference of each weight, and what the servers counted.
 """
 

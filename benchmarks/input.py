@@ -1,0 +1,184 @@
+"""What sharing batches among workers costs the reader: samples a second, with nothing trained.
+
+    python -m benchmarks.input [--quick] [--keep]
+
+On a local cluster each step takes a batch and throws it away, once with `SharedBatches` (the chief
+names a batch, whichever worker is free reads it) and once with a plain `tf.data` pipeline of each
+worker over its share of the files, with shuffling and prefetching. The same without a cluster.
+
+One batch a step is what `model.fit` does; with several (Keras' `steps_per_execution`) shared
+batches are read ahead too. Every second of a plain pipeline's prefetching is on the clock here,
+because nothing else is to do: training hides it, and does not hide the reading of a shared batch.
+
+"dynamic_over_plain" is on the cluster, one batch a step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import amstf  # isort: skip - selects Keras 2 before TensorFlow is imported
+import tensorflow as tf
+
+from amstf import Samples, SharedBatches, ops
+from benchmarks import chief, click_shape, harness
+from benchmarks.click_shape import SPLIT, ClickShape
+from launch import native_logs, program
+
+_SHAPE = ClickShape(image_width=8, images=8_192, samples=131_072, batch_size=256)
+PLAIN, SHARED = "plain tf.data", "shared batches"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run.
+
+    Attributes:
+        shape: Of the data.
+        workers: Workers (W).
+        together: Batches a step, besides 1.
+        steps: Batches of a repetition.
+        repeats: Repetitions; one before is warm-up.
+    """
+
+    shape: ClickShape = _SHAPE
+    workers: int = 2
+    together: int = 16
+    steps: int = 512
+    repeats: int = 7
+
+
+QUICK = dataclasses.replace(
+    Config(), shape=dataclasses.replace(_SHAPE, samples=8_192), steps=64, repeats=2
+)
+
+
+def plain(samples: Samples, batch_size: int, workers: int) -> tf.data.Dataset:
+    """A shuffled pipeline of its own for each worker."""
+    return samples.dataset(
+        SPLIT,
+        batch_size,
+        shuffle=True,
+        repeat=True,
+        shard=(workers, lambda: ops.task_location()[1]) if workers > 1 else None,
+    )
+
+
+def work(job: dict[str, Any]) -> dict[str, list[float]]:
+    """As the chief: seconds of each repetition, by reader and batches a step."""
+    batch_size, steps = job["batch_size"], job["steps"]
+    samples = Samples.open(job["directory"])
+    with native_logs.filtered():
+        strategy = chief.connect(amstf.AmsConfig())
+        coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+        inputs = {
+            PLAIN: strategy.experimental_distribute_dataset(
+                plain(samples, batch_size, job["workers"])
+            ),
+            SHARED: SharedBatches(samples, SPLIT, batch_size),
+        }
+
+        def read_all(iterator: Any, together: int) -> Callable[[], None]:
+            def action() -> None:
+                for _ in range(steps // together):
+                    if together == 1:
+                        coordinator.schedule(take_one, (iterator,))
+                    else:
+                        coordinator.schedule(take, (iterator, tf.constant(together)))
+                coordinator.join()
+
+            return action
+
+        actions = {}
+        for name, data in inputs.items():
+            iterator = iter(coordinator.create_per_worker_dataset(data))
+            for together in (1, job["together"]):
+                actions[_key(name, together)] = read_all(iterator, together)
+        timings = harness.measure_together(actions, repeats=job["repeats"])
+    return {key: list(timing.seconds) for key, timing in timings.items()}
+
+
+@tf.function
+def take_one(iterator: Any) -> tf.Tensor:
+    """A step that uses its batch for nothing."""
+    return tf.shape(next(iterator)[1])
+
+
+@tf.function
+def take(iterator: Any, count: tf.Tensor) -> tf.Tensor:
+    """Several of them."""
+    samples = tf.constant(0)
+    for _ in tf.range(count):
+        samples += tf.shape(next(iterator)[1])[0]
+    return samples
+
+
+def without_cluster(samples: Samples, config: Config) -> dict[str, harness.Timing]:
+    """The same in this process."""
+    batch_size = config.shape.batch_size
+
+    def read_all(batches: tf.data.Dataset) -> Callable[[], None]:
+        iterator = iter(batches)
+
+        def action() -> None:
+            for _ in range(config.steps):
+                next(iterator)
+
+        return action
+
+    shared = SharedBatches(samples, SPLIT, batch_size)
+    actions = {
+        _key(PLAIN, 0): read_all(plain(samples, batch_size, 1)),
+        _key(SHARED, 0): read_all(shared.local()),
+    }
+    return harness.measure_together(actions, repeats=config.repeats)
+
+
+def _key(reader: str, together: int) -> str:
+    """Names what was measured; 0 batches a step: without a cluster."""
+    return f"{reader}, {together}"
+
+
+def main(arguments: list[str]) -> None:
+    """Measures, and prints one table."""
+    del arguments
+    if chief.was_given_a_job():
+        return chief.do(work)
+    config = QUICK if harness.FLAGS.quick else Config()
+    report = harness.Report("input", config)
+    samples = click_shape.prepare(config.shape).samples
+    job = {
+        "directory": str(samples.directory),
+        "batch_size": config.shape.batch_size,
+        **{name: getattr(config, name) for name in ("workers", "together", "steps", "repeats")},
+    }
+    timings = without_cluster(samples, config)
+    found = chief.run("benchmarks.input", config.workers, 1, job)
+    timings |= {key: harness.Timing(tuple(seconds)) for key, seconds in found.items()}
+    read = config.steps * config.shape.batch_size
+    rows = []
+    for where, together in (
+        ("this process", 0),
+        (f"{config.workers} workers, 1 batch a step", 1),
+        (f"{config.workers} workers, {config.together} batches a step", config.together),
+    ):
+        for name in (PLAIN, SHARED):
+            timing = timings[_key(name, together)]
+            slowest, fastest = (read / seconds for seconds in reversed(timing.spread))
+            over = timings[_key(PLAIN, together)].median / timing.median
+            rows.append(
+                [where, name, round(read / timing.median), f"{slowest:.0f}-{fastest:.0f}", over]
+            )
+            key = "" if together == 1 else "_in_process" if not together else "_together"
+            if name == SHARED:
+                report.ratios[f"dynamic_over_plain{key}"] = round(over, 3)
+    print(harness.table(["where", "reader", "samples/s", "range", "x plain"], rows) + "\n")
+    report.results = {key: timing.as_json() for key, timing in timings.items()}
+    report.finish()
+    return None
+
+
+if __name__ == "__main__":
+    program.run(main)
