@@ -80,6 +80,12 @@ class _NamedIterator:
         self.batches = batches
         self._names = iter(batches)
 
+    def __iter__(self) -> _NamedIterator:
+        return self
+
+    def __next__(self) -> Any:
+        raise TypeError("these batches are read on workers; schedule a function that takes them")
+
     def take(self, count: int) -> tuple[tf.Tensor, ...]:
         """The next batches one after the other, and how many stretches each has, int64 [count]."""
         names = [next(self._names) for _ in range(count)]
@@ -91,15 +97,13 @@ class _NamedIterator:
 
 
 class _OneBatch:
-    """An iterator while a step is traced."""
+    """An iterator while a step is traced, which may be more than once: the batch each time."""
 
     def __init__(self, batch: Any) -> None:
-        self._left = [batch]
+        self._batch = batch
 
     def __next__(self) -> Any:
-        if not self._left:
-            raise StopIteration
-        return self._left.pop()
+        return self._batch
 
 
 def _on_worker(
