@@ -103,6 +103,7 @@ def test_a_killed_writer_leaves_no_data_set_and_the_next_one_cleans_up(tmp_path,
         "manifest.json",
         "schema.json",
         "train-00000-of-00001.tfrecord",
+        "train-00000-of-00001.tfrecord.offsets",
     ]
 
 
