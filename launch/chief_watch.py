@@ -1,4 +1,4 @@
-"""Waits for the chief of a local cluster, and reports workers and servers that die meanwhile."""
+"""Waits for a chief, and on one machine cares for the workers and servers that die meanwhile."""
 
 import contextlib
 import os
@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Self
 
-from launch import child
+from launch import child, program
+from launch.restarts import Restarts
 
 Task = tuple[str, int]
 # SIGHUP (the terminal was closed) is passed on as SIGTERM: the chief should end, as for the others.
@@ -19,30 +20,39 @@ _FORWARDED = {
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGHUP: signal.SIGTERM,
 }
+_ASKED_FOR = {-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP}
 
 
 class ChiefWatch:
     """Waits for a chief, forwards signals to it, reports workers and servers that die.
 
     Args:
-      others: the workers and servers.
-      log_path: the log file of a task.
+      others: the workers and servers of this machine; their log files are named in reports.
       say: prints one line.
       grace: seconds that the chief has to end once it is interrupted or its cluster is lost.
+      log_path: the log file of a task of `others`.
+      start: starts a task of `others` again, at its address.
+      max_restarts: times that each worker is started again.
     """
 
     def __init__(
         self,
         others: Mapping[Task, subprocess.Popen],
-        log_path: Callable[[str, int], pathlib.Path],
+        *,
         say: Callable[[str], None],
         grace: float,
+        log_path: Callable[[str, int], pathlib.Path] | None = None,
+        start: Callable[[str, int], subprocess.Popen] | None = None,
+        max_restarts: int = 0,
     ):
         self._chief: subprocess.Popen | None = None
         self._others = dict(others)
         self._log_path = log_path
         self._say = say
         self._grace = grace
+        self._start = start
+        self._restarts = {task: Restarts(max_restarts) for task in others if task[0] == "worker"}
+        self._due: dict[Task, float] = {}  # When a worker that died is started again.
         self._must_end_by: float | None = None
         self._why = ""
         self._signal: int | None = None
@@ -57,7 +67,7 @@ class ChiefWatch:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def wait(self, chief: subprocess.Popen, timeout: float | None) -> int:
+    def wait(self, chief: subprocess.Popen, timeout: float | None = None) -> int:
         """Waits until the chief has left.
 
         Args:
@@ -87,12 +97,23 @@ class ChiefWatch:
                     _kill(chief)
                     break
                 self._report_ends()
+                self._start_what_is_due(ends)
                 # A signal handler may set a deadline while this waits: so never wait long.
                 ends.wait(0.5)
         code = chief.returncode
         if self._signal is not None and code < 0:
             return 128 + self._signal
+        if code < 0 and self._must_end_by is None:
+            self._say(f"error: the chief was {child.describe_end(chief)}")
         return 128 - code if code < 0 else code
+
+    @property
+    def wants_restart(self) -> bool:
+        """Whether the chief, when it has left, is to be started again with its whole cluster."""
+        assert self._chief is not None and self._chief.returncode is not None
+        code = self._chief.returncode
+        killed = code < 0 and code not in _ASKED_FOR
+        return self._signal is None and (killed or code == program.EXIT_RESTART)
 
     def _forward(self, number: int, frame: object) -> None:
         del frame
@@ -108,17 +129,33 @@ class ChiefWatch:
                 self._report(task, process)
 
     def _report(self, task: Task, process: subprocess.Popen) -> None:
+        assert self._log_path is not None
         role, index = task
         ended = f"{role} {index} died ({child.describe_end(process)}), log: "
         ended += str(self._log_path(role, index))
         if role == "ps":
             self._say(f"error: {ended}; the chief cannot go on without its variables")
             self._set_deadline(f"ps {index} died")
-        elif any(other == "worker" for other, _ in self._others):
+            return
+        delay = None
+        if not program.is_permanent(process.returncode) and self._must_end_by is None:
+            delay = self._restarts[task].next_delay()
+        if delay is not None:
+            self._due[task] = time.monotonic() + delay
+            self._say(f"warning: {ended}; it starts again in {delay:g} s ({self._restarts[task]})")
+        elif self._due or any(other == "worker" for other, _ in self._others):
             self._say(f"warning: {ended}; the other workers go on")
         else:
-            self._say(f"error: {ended}; it was the last worker. Run the same command again")
+            self._say(f"error: {ended}; it was the last worker")
             self._set_deadline("the last worker died")
+
+    def _start_what_is_due(self, ends: "_Ends") -> None:
+        for task, due in list(self._due.items()):
+            if time.monotonic() >= due and self._must_end_by is None:
+                assert self._start is not None
+                del self._due[task]
+                self._others[task] = self._start(*task)
+                ends.add(self._others[task])
 
     def _set_deadline(self, why: str) -> None:
         if self._must_end_by is None:
@@ -135,10 +172,14 @@ class _Ends:
 
     def __init__(self, processes: list[subprocess.Popen]):
         self._poll = select.poll()
-        running = [process for process in processes if process.returncode is None]
-        self._files = [os.pidfd_open(process.pid) for process in running]
-        for file in self._files:
-            self._poll.register(file, select.POLLIN)
+        self._files: list[int] = []
+        for process in processes:
+            self.add(process)
+
+    def add(self, process: subprocess.Popen) -> None:
+        if process.returncode is None:
+            self._files.append(os.pidfd_open(process.pid))
+            self._poll.register(self._files[-1], select.POLLIN)
 
     def __enter__(self) -> Self:
         return self

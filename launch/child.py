@@ -8,9 +8,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
+# Tells a process that its launcher reports lost workers and ends workers and servers itself.
+LOCAL_CLUSTER = "AMSTF_LOCAL_CLUSTER"
 _PR_SET_PDEATHSIG = 1
 # Looked up at import: between fork and exec a child should load and import nothing.
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def is_in_local_cluster() -> bool:
+    """Whether `LocalCluster` of this machine has started this process."""
+    return os.environ.get(LOCAL_CLUSTER) == "1"
 
 
 def spawn(

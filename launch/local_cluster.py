@@ -20,6 +20,7 @@ from typing import IO, Self
 from amstf.errors import ConfigError
 from launch import child, tf_config
 from launch.chief_watch import ChiefWatch
+from launch.restarts import Restarts
 
 # Below Linux's range for outgoing connections: no passing client can hold one of these.
 _PORTS = range(20000, 32000)
@@ -88,14 +89,10 @@ class LocalCluster:
 
     def __enter__(self) -> Self:
         self.log_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            for role in ("ps", "worker"):
-                for index in range(len(self.cluster[role])):
-                    self._start(role, index)
-            self._wait_until_ready()
-        except BaseException:  # ctrl-C during the start must not leave half a cluster either.
-            self.stop()
-            raise
+        for role, addresses in self.cluster.items():
+            for index in range(len(addresses)):
+                self.log_path(role, index).unlink(missing_ok=True)
+        self._start_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -120,7 +117,7 @@ class LocalCluster:
         )
         if role != "chief" and environment.get("TF_CPP_MIN_LOG_LEVEL") == "3":
             environment["TF_CPP_MIN_LOG_LEVEL"] = "1"  # The terminal is quiet, a log need not be.
-        environment["AMSTF_LOCAL_CLUSTER"] = "1"  # Lost workers are reported here: see ChiefWatch.
+        environment[child.LOCAL_CLUSTER] = "1"  # Lost workers are reported here: see ChiefWatch.
         environment["TF_CONFIG"] = self.tf_config(role, index)
         return environment
 
@@ -137,12 +134,14 @@ class LocalCluster:
         stderr: IO | int | None = None,
         timeout: float | None = None,
         interrupt_grace: float = 30,
+        max_restarts: int = 0,
     ) -> int:
         """Runs the chief on this terminal until it leaves, then stops workers and servers.
 
         SIGINT and SIGTERM that come meanwhile are passed on to the chief, once each; SIGHUP as
-        SIGTERM. A worker that dies is reported, and the chief goes on. When a server dies, or the
-        last worker, the chief is given `interrupt_grace` seconds to find out.
+        SIGTERM. A worker that dies is started again, and the chief goes on. When a server dies, or
+        the last worker for good, the chief is given `interrupt_grace` seconds to find out; then, as
+        after a chief that is killed, everything is started again.
 
         Args:
           command: the program and its arguments.
@@ -152,29 +151,47 @@ class LocalCluster:
           timeout: seconds after which the chief is killed; None: no limit.
           interrupt_grace: seconds that the chief has to end, e.g. to keep a checkpoint, once it was
             interrupted or its cluster is lost; then it is killed.
+          max_restarts: times that each worker is started again, and that everything is.
 
         Returns:
-          The chief's exit code; 128 + n if signal n ended it (130: interrupted).
+          The last chief's exit code; 128 + n if signal n ended it (130: interrupted).
 
         Raises:
           TimeoutError: the chief ran longer than `timeout`.
         """
-        watch = ChiefWatch(self.processes, self.log_path, self._say, interrupt_grace)
-        chief = None
-        try:
-            with watch.forwarded_signals():
-                chief = child.spawn(
-                    command,
-                    environment={**self.environment(), **(environment or {})},
-                    stdout=stdout,
-                    stderr=stderr,
-                )
-                return watch.wait(chief, timeout)
-        finally:
-            if chief is not None and chief.poll() is None:
-                chief.kill()
-                chief.wait()
-            self.stop()
+        restarts = Restarts(max_restarts)
+        while True:
+            watch = ChiefWatch(
+                self.processes,
+                say=self._say,
+                grace=interrupt_grace,
+                log_path=self.log_path,
+                start=self._start,
+                max_restarts=max_restarts,
+            )
+            chief = None
+            try:
+                with watch.forwarded_signals():
+                    chief = child.spawn(
+                        command,
+                        environment={**self.environment(), **(environment or {})},
+                        stdout=stdout,
+                        stderr=stderr,
+                    )
+                    code = watch.wait(chief, timeout)
+            finally:
+                if chief is not None and chief.poll() is None:
+                    chief.kill()
+                    chief.wait()
+                self.stop()
+            delay = restarts.next_delay() if watch.wants_restart else None
+            if delay is None:
+                return code
+            self._say(f"chief, servers and workers start again in {delay:g} s ({restarts})")
+            time.sleep(delay)
+            # Others may have taken the old ports meanwhile.
+            self.cluster = _on_free_ports(len(self.cluster["worker"]), len(self.cluster["ps"]))
+            self._start_all()
 
     def stop(self) -> None:
         """Ends workers, then servers, and removes their pid files. May be called again."""
@@ -185,16 +202,27 @@ class LocalCluster:
                 self._pid_path(role_of_task, index).unlink(missing_ok=True)
                 del self.processes[role_of_task, index]
 
-    def _start(self, role: str, index: int) -> None:
+    def _start_all(self) -> None:
+        try:
+            for role in ("ps", "worker"):
+                for index in range(len(self.cluster[role])):
+                    self._start(role, index)
+            self._wait_until_ready()
+        except BaseException:  # ctrl-C during the start must not leave half a cluster either.
+            self.stop()
+            raise
+
+    def _start(self, role: str, index: int) -> subprocess.Popen:
         command = [sys.executable, "-u", "-m", "launch.server"]
         if self._intra_op_threads:
             command.append(f"--intra_op_threads={self._intra_op_threads}")
-        with open(self.log_path(role, index), "wb") as log:
+        with open(self.log_path(role, index), "ab") as log:  # Why the one before died is in it.
             process = child.spawn(
                 command, environment=self.environment(role, index), stdout=log, stderr=log
             )
         self.processes[role, index] = process
         self._pid_path(role, index).write_text(f"{process.pid}\n")
+        return process
 
     def _pid_path(self, role: str, index: int) -> pathlib.Path:
         return self.log_dir / f"{role}-{index}.pid"

@@ -12,10 +12,17 @@
     if __name__ == "__main__":
         program.run(main)
 
-Exit codes: 0 done, 1 an unexpected exception (with its traceback), 2 wrong input or flags (one
-line), 3 a parameter server was lost (one line), 130 interrupted, 141 the reader of the output has
-gone, 143 terminated. SIGTERM arrives in `main` as a KeyboardInterrupt too, so one clean-up serves
-both.
+Exit codes (docs/design/launch.md says why):
+    0    finished
+    1    an unexpected exception, with its traceback
+    2    bad configuration, flags or input: one line
+    130  interrupted (ctrl-C)
+    138  restart me: a server or the cluster was lost, the same command goes on from the checkpoint
+    141  the reader of the output has gone
+    143  terminated (SIGTERM)
+As in Kubeflow's restart policy `ExitCode`, what ends with 128 or more may be started again, what
+ends with 1 to 127 would end so again. SIGTERM arrives in `main` as a KeyboardInterrupt too, so one
+clean-up serves both.
 """
 
 import atexit
@@ -36,12 +43,16 @@ from amstf.errors import AmstfError
 
 EXIT_UNEXPECTED = 1
 EXIT_WRONG_INPUT = 2
-EXIT_LOST_SERVER = 3
 EXIT_INTERRUPTED = 130
+EXIT_RESTART = 138  # 128 + SIGUSR1: nothing else ends these programs with it.
 EXIT_PIPE_CLOSED = 141
 EXIT_TERMINATED = 143
 
 _final_code: int | None = None
+
+
+class ClusterLostError(AmstfError):
+    """A part of the cluster is missing; another start may find it whole. Ends with EXIT_RESTART."""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -87,6 +98,9 @@ def run(
     except KeyboardInterrupt:
         _say("interrupted")
         _leave_now(EXIT_INTERRUPTED)
+    except ClusterLostError as error:
+        _say(f"error: {error}")
+        _leave_now(EXIT_RESTART)
     except (AmstfError, app.UsageError) as error:
         _say(f"error: {error}")
         _leave_now(EXIT_WRONG_INPUT)
@@ -101,10 +115,15 @@ def run(
                 "error: the connection to a parameter server is lost, and with it the variables it "
                 "held; run the same command again to continue from the last checkpoint"
             )
-            _leave_now(EXIT_LOST_SERVER)
+            _leave_now(EXIT_RESTART)
         traceback.print_exc()
         _leave_now(EXIT_UNEXPECTED)
     _leave_in_order(0)
+
+
+def is_permanent(code: int) -> bool:
+    """Whether a program that ended with this code would end so again (1 to 127)."""
+    return 0 < code < 128
 
 
 def command_name() -> str:

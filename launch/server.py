@@ -3,7 +3,8 @@
     TF_CONFIG='{"cluster": {"chief": ["a:1"], "worker": ["b:1"], "ps": ["c:1"]},
                 "task": {"type": "ps", "index": 0}}' python -m launch.server
 
-It loads amstf's ops, starts a TensorFlow server, says `ready`, and runs until it is told to end:
+It loads amstf's ops, starts a TensorFlow server, says `ready`, and leaves with the chief: exit code
+0 when the training is finished, 138 (restart me) when the chief was lost; see launch/program.py.
 SIGTERM ends it with exit code 0. The chief is a program of its own, e.g. `python -m launch.train`;
 on one machine `launch.train --cluster=2x2` starts all of this itself.
 """
@@ -15,7 +16,7 @@ from typing import NoReturn
 from absl import flags
 
 from amstf.errors import AmstfError, ConfigError
-from launch import program, tf_config
+from launch import chief_link, child, program, tf_config
 
 _INTRA_OP_THREADS = flags.DEFINE_integer(
     "intra_op_threads",
@@ -23,14 +24,22 @@ _INTRA_OP_THREADS = flags.DEFINE_integer(
     "Threads that one op of this process may use; 0: as many as the machine has cores.",
     lower_bound=0,
 )
+_CHIEF_TIMEOUT_S = flags.DEFINE_float(
+    "chief_timeout_s",
+    300.0,
+    "Worker or ps: seconds without a chief after which it ends with exit code 138 (restart me); 0: "
+    "never.",
+    lower_bound=0.0,
+)
 
 
-def serve(role: tf_config.ClusterRole, intra_op_threads: int = 0) -> NoReturn:
-    """Runs the server of a worker or ps until SIGTERM, which ends the process with code 0.
+def serve(role: tf_config.ClusterRole) -> NoReturn:
+    """Runs the server of a worker or ps until the chief has left.
+
+    In a local cluster until SIGTERM, with which the launcher ends it.
 
     Args:
       role: who this process is.
-      intra_op_threads: threads that one op may use; 0: as many as the machine has cores.
 
     Raises:
       ConfigError: the role is not one that serves, or its port is taken.
@@ -60,13 +69,15 @@ def serve(role: tf_config.ClusterRole, intra_op_threads: int = 0) -> NoReturn:
         job_name=role.type,
         task_index=role.index,
         protocol="grpc",
-        config=_session_config(len(cluster["worker"]), intra_op_threads),
+        config=_session_config(len(cluster["worker"]), _INTRA_OP_THREADS.value),
     )
     print(f"ready: {role.name} at {role.address}, pid {os.getpid()}", flush=True)
     # Not server.join(): it waits in C++, where Python never gets to handle a signal.
-    while server is not None:
+    while child.is_in_local_cluster():
         signal.pause()
-    raise AssertionError("unreachable")
+    code = chief_link.follow(role, _CHIEF_TIMEOUT_S.value, lambda why: print(why, flush=True))
+    del server  # Until here: TensorFlow ends a server that nobody refers to.
+    os._exit(code)  # A server has no other end: its C++ threads cannot be joined.
 
 
 def _session_config(num_workers: int, intra_op_threads: int):
@@ -83,7 +94,7 @@ def _session_config(num_workers: int, intra_op_threads: int):
 def _end(signum: int, frame: object) -> NoReturn:
     del signum, frame
     os.write(1, b"ended by SIGTERM\n")  # print() may have been interrupted by this very signal.
-    os._exit(0)  # A server has no other end: its C++ threads cannot be joined.
+    os._exit(0)
 
 
 def main(arguments: list[str]) -> int:
@@ -95,7 +106,7 @@ def main(arguments: list[str]) -> int:
             "TF_CONFIG is not set: put the cluster and this process's task in the environment; "
             "see python -m launch.server --help"
         )
-    serve(tf_config.parse(text), _INTRA_OP_THREADS.value)
+    serve(tf_config.parse(text))
 
 
 if __name__ == "__main__":

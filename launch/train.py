@@ -9,7 +9,8 @@ environment the program takes its role from it: start the same command on every 
 worker or ps, on a file system that all of them see.
 
 RUN gets checkpoints, TensorBoard logs, history.csv, curves.png and report.json. The same command
-again continues where it stopped. Ctrl-C keeps a checkpoint and ends with exit code 130.
+again continues where it stopped. Ctrl-C keeps a checkpoint and ends with exit code 130. What died
+of a --cluster is started again; elsewhere exit code 138 asks for it (docs/design/launch.md).
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from absl import flags
 
 from amstf.config import MERGES, PLACEMENTS, WIRE_DTYPES, AmsConfig
 from amstf.errors import ConfigError
-from launch import native_logs, program, server, tf_config
+from launch import chief_process, native_logs, program, server, tf_config
 from launch.local_cluster import LocalCluster, parse_cluster
 from launch.run_directory import AGGREGATORS, MODELS, RunConfig, RunDirectory
 
@@ -110,6 +111,19 @@ flags.DEFINE_integer(
     "Steps between checkpoints and validations; by default four times a pass.",
     lower_bound=1,
 )
+flags.DEFINE_float(
+    "connect_timeout_s",
+    600.0,
+    "Chief under TF_CONFIG: seconds to wait for workers and servers that are not there.",
+    lower_bound=0.0,
+)
+flags.DEFINE_integer(
+    "max_restarts",
+    10,
+    "With --cluster: times that a worker that died is started again, and that everything is when a "
+    "server or the chief died.",
+    lower_bound=0,
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -117,10 +131,12 @@ def main(arguments: list[str]) -> int:
     del arguments
     role = _role()
     if role is not None and role.type in ("worker", "ps"):
-        server.serve(role, FLAGS.intra_op_threads)
+        server.serve(role)
     config = _config()
     if FLAGS.cluster and role is None:
         return _on_local_cluster(config)
+    if role is not None and chief_process.is_needed():
+        return chief_process.run(role, _own_command(), FLAGS.connect_timeout_s)
     cluster = ""
     if role is not None:
         tf_config.check_port_is_free(role)
@@ -201,7 +217,11 @@ def _on_local_cluster(config: RunConfig) -> int:
     run.check(config)
     print(f"starting {workers} workers and {servers} servers; logs in {run.logs}", flush=True)
     with LocalCluster(workers, servers, run.logs) as cluster:
-        return cluster.run_chief([sys.executable, "-m", "launch.train", *sys.argv[1:]])
+        return cluster.run_chief(_own_command(), max_restarts=FLAGS.max_restarts)
+
+
+def _own_command() -> list[str]:
+    return [sys.executable, "-m", "launch.train", *sys.argv[1:]]
 
 
 def _summary(report: dict, run: RunDirectory) -> str:
