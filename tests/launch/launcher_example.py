@@ -14,7 +14,11 @@ def main(arguments: list[str]) -> int:
     workers, servers = parse_cluster(os.environ.get("CLUSTER", "1x1"))
     chief = command or [str(pathlib.Path(__file__).with_name("chief_example.py"))]
     with LocalCluster(workers, servers, log_dir) as cluster:
-        return cluster.run_chief([sys.executable, "-u", *chief], interrupt_grace=15)
+        return cluster.run_chief(
+            [sys.executable, "-u", *chief],
+            interrupt_grace=15,
+            max_restarts=int(os.environ.get("MAX_RESTARTS", "0")),
+        )
 
 
 if __name__ == "__main__":

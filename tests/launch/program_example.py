@@ -12,7 +12,7 @@ from amstf.errors import ConfigError
 from launch import program
 
 _HOW = flags.DEFINE_enum(
-    "how", "well", ["well", "wrong", "crash", "slow", "lost", "long"], "How it ends."
+    "how", "well", ["well", "wrong", "crash", "slow", "lost", "missing", "long"], "How it ends."
 )
 _DATASET = flags.DEFINE_string("dataset", None, "Directory of the data set.", required=True)
 flags.DEFINE_integer("batch_size", 8, "Samples of a step.", lower_bound=1)
@@ -33,6 +33,8 @@ def main(arguments: list[str]) -> int:
         raise RuntimeError("unexpected")
     if _HOW.value == "lost":
         raise UnavailableError("Connection reset by remote target /job:ps/replica:0/task:0")
+    if _HOW.value == "missing":
+        raise program.ClusterLostError("worker 1 is missing")
     if _HOW.value == "slow":
         print("waiting", flush=True)
         signal.pause()

@@ -205,20 +205,41 @@ def test_nothing_outlives_a_killed_launcher(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
-def test_lost_worker_is_reported_and_a_lost_server_ends_the_run(tmp_path):
-    launcher = Launcher(tmp_path, EPOCHS="100000", CLUSTER="2x1")
+@pytest.mark.timeout(280)
+def test_what_dies_is_started_again_up_to_a_limit(tmp_path):
+    launcher = Launcher(tmp_path, EPOCHS="100000", CLUSTER="2x1", MAX_RESTARTS="1")
     launcher.wait_for_output("epoch 1 ")
+
     os.kill(launcher.pid_of("worker-1"), signal.SIGKILL)
-    wait_for(lambda: "worker 1" in launcher.err.read_text(), 10)
-    epochs = launcher.out.read_text().count("epoch")
-    wait_for(lambda: launcher.out.read_text().count("epoch") > epochs + 5, 30)
-    os.kill(launcher.pid_of("ps-0"), signal.SIGKILL)
-    assert launcher.process.wait(40) == program.EXIT_LOST_SERVER
-    errors = launcher.err.read_text()
     log = tmp_path / "worker-1.log"
-    assert f"warning: worker 1 died (killed by SIGKILL), log: {log}; the other workers" in errors
+    wait_for(lambda: log.read_text().count("ready: worker 1") == 2, 60)
+    epochs = launcher.out.read_text().count("epoch")
+    wait_for(lambda: launcher.out.read_text().count("epoch") > epochs + 5, 60)
+    died = f"warning: worker 1 died (killed by SIGKILL), log: {log}; "
+    assert launcher.err.read_text() == f"{died}it starts again in 1 s (restart 1 of 1)\n"
+    os.kill(launcher.pid_of("worker-1"), signal.SIGKILL)
+    wait_for(lambda: f"{died}the other workers go on" in launcher.err.read_text(), 20)
+
+    (chief,) = chiefs_of(launcher)
+    os.kill(chief, signal.SIGKILL)
+    again = "chief, servers and workers start again in 1 s (restart 1 of 1)\n"
+    wait_for(lambda: launcher.err.read_text().endswith(again), 20)
+    assert "error: the chief was killed by SIGKILL\n" in launcher.err.read_text()
+    wait_for(lambda: launcher.out.read_text().count("epoch 1 ") == 2, 120)
+
+    os.kill(launcher.pid_of("ps-0"), signal.SIGKILL)
+    assert launcher.process.wait(40) == program.EXIT_RESTART
+    errors = launcher.err.read_text()
     assert "error: ps 0 died (killed by SIGKILL)" in errors
     assert "continue from the last checkpoint" in errors
-    assert "Traceback" not in errors
+    assert "Traceback" not in errors and errors.count("\n") == 6
     assert launcher.everything_is_gone()
+
+
+def chiefs_of(launcher):
+    chiefs = []
+    for pid in processes_with(MARK, launcher.mark):
+        command = pathlib.Path("/proc", str(pid), "cmdline").read_bytes()
+        if b"chief_example.py" in command and pid != launcher.process.pid:
+            chiefs.append(pid)
+    return chiefs

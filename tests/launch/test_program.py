@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from launch import program
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 EXAMPLE = "tests.launch.program_example"
 
@@ -36,7 +38,8 @@ def test_help_is_the_programs_own_documentation():
     )
     assert f"usage: python -m {EXAMPLE} KIND [--flag=value ...]" in done.stdout
     assert (
-        "--how=<well|wrong|crash|slow|lost|long>\n      How it ends. (default: well)" in done.stdout
+        "--how=<well|wrong|crash|slow|lost|missing|long>\n      How it ends. (default: well)"
+        in done.stdout
     )
     assert "--[no]resume\n" in done.stdout
     assert "(default: 8)" in done.stdout
@@ -87,9 +90,21 @@ def test_unexpected_exceptions_keep_their_traceback():
 
 def test_lost_server_is_one_line_with_the_cure():
     done = run("--dataset=x", "--how=lost")
-    assert done.returncode == 3
+    assert done.returncode == program.EXIT_RESTART
     assert re.fullmatch("error: .*parameter server is lost.*last checkpoint\n", done.stderr)
     assert "Traceback" in run("--dataset=x", "--how=lost", AMSTF_VERBOSE="1").stderr
+
+
+def test_a_missing_part_of_the_cluster_is_one_line_and_asks_for_a_restart():
+    done = run("--dataset=x", "--how=missing")
+    assert (done.returncode, done.stderr) == (program.EXIT_RESTART, "error: worker 1 is missing\n")
+
+
+def test_exit_codes_fit_kubeflows_policy():
+    again = (program.EXIT_RESTART, program.EXIT_INTERRUPTED, program.EXIT_TERMINATED, 137)
+    assert not any(program.is_permanent(code) for code in (0, *again)) and min(again) >= 128
+    assert program.is_permanent(program.EXIT_UNEXPECTED)
+    assert program.is_permanent(program.EXIT_WRONG_INPUT)
 
 
 @pytest.mark.parametrize(
