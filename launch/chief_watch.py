@@ -1,6 +1,7 @@
 """Waits for a chief, and on one machine cares for the workers and servers that die meanwhile."""
 
 import contextlib
+import math
 import os
 import pathlib
 import select
@@ -56,6 +57,7 @@ class ChiefWatch:
         self._must_end_by: float | None = None
         self._why = ""
         self._signal: int | None = None
+        self._signalled = -math.inf
 
     @contextlib.contextmanager
     def forwarded_signals(self) -> Iterator[None]:
@@ -117,6 +119,11 @@ class ChiefWatch:
 
     def _forward(self, number: int, frame: object) -> None:
         del frame
+        now = time.monotonic()
+        # timeout(1) signals its child and then its group; a second one would end the clean-up.
+        if now - self._signalled < 1:
+            return
+        self._signalled = now
         self._signal = _FORWARDED[signal.Signals(number)]
         self._set_deadline(f"after {signal.Signals(number).name}")
         if self._chief is not None:

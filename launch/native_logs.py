@@ -13,11 +13,15 @@ import tempfile
 import threading
 from collections.abc import Iterator
 
+# Of errors only those of functions on a server that is lost, which the exception tells better.
 _NOISE = re.compile(
-    rb"[IW]\d{4} \d\d:\d\d:\S+ +\d+ \S+:\d+\] |WARNING: All log messages before absl::Initialize"
+    rb"([IW]\d{4} \d\d:\d\d:\S+ +\d+ \S+:\d+\] |WARNING: All log messages before absl::Init"
+    rb"|E\d{4} \d\d:\d\d:\S+ +\d+ context\.cc:\d+\] Failed to (register|remove) function remotely)"
 )
 # What follows such a note on lines of its own.
-_CONTINUATION = re.compile(rb"Additional GRPC error|:\{\"created\"")
+_CONTINUATION = re.compile(
+    rb"Additional GRPC error|:\{\"created\"|This could happen if the remote target has been"
+)
 
 
 @contextlib.contextmanager

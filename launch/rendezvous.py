@@ -23,7 +23,7 @@ from launch.program import ClusterLostError
 
 WAITING, GO, LEFT = b"amstf waiting\n", b"amstf go\n", b"amstf left "
 MAX_LINE = 64  # Bytes: whoever sends more is none of ours.
-_FIRST_REPORT, _NEXT_REPORTS = 10.0, 60.0  # Seconds.
+_FIRST_REPORT, _NEXT_REPORTS = 12.0, 60.0  # Seconds; a start takes 5 to 10.
 _CONNECT_TIMEOUT = 3.0  # Seconds for one try.
 _NAMED_AT_ONCE = 4
 
@@ -31,7 +31,7 @@ _NAMED_AT_ONCE = 4
 def gather(role: tf_config.ClusterRole, timeout: float, say: Callable[[str], None]) -> None:
     """Waits until every worker and server answers at its port and has reported to this chief.
 
-    Who is missing is named after 10 s, then every minute.
+    Who is missing is named after 12 s, then every minute.
 
     Args:
       role: the chief's.

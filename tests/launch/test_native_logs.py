@@ -44,3 +44,11 @@ def test_lines_that_belong_to_a_note_go_with_it():
     assert stderr_of("filtered", NOTE + MORE) == "a warning\nlast wordsafter\n"
     # Without the note before them they may be anybody's.
     assert stderr_of("filtered", MORE).startswith(MORE)
+
+
+def test_pages_about_a_lost_server_are_left_out_and_other_errors_are_not():
+    lost = "E0000 00:00:1795480774.3   192 context.cc:904] Failed to remove function remotely due\n"
+    end = "This could happen if the remote target has been disconnected from the client.\n"
+    assert stderr_of("filtered", lost + MORE + end) == "a warning\nlast wordsafter\n"
+    other = "E0000 00:00:1795480774.3   192 cuda.cc:9] out of memory\n"
+    assert stderr_of("filtered", other).startswith(other)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -229,31 +230,74 @@ def test_ctrl_c_on_a_cluster_leaves_no_process(small_dataset, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_a_lost_server_of_a_cluster_leads_to_a_restart_and_the_run_ends_well(
+    small_dataset, tmp_path
+):
+    run, mark = tmp_path / "run", uuid.uuid4().hex
+    command = [sys.executable, "-u", "-m", "launch.train", f"--dataset={small_dataset}"]
+    command += [f"--out={run}", "--model=dicm", *SMALL, "--epochs=3", "--cluster=1x1"]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(**{MARK: mark}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as launcher:
+        for line in launcher.stdout:
+            if line.startswith("step 26/"):
+                os.kill(int((run / "logs" / "ps-0.pid").read_text()), signal.SIGKILL)
+                break
+        out, err = launcher.communicate(timeout=200)
+    assert launcher.returncode == 0, err
+    server, connection, again = err.splitlines()
+    assert server.startswith("error: ps 0 died (killed by SIGKILL), log: ")
+    assert connection.startswith("error: the connection to a parameter server is lost")
+    assert again == "chief, servers and workers start again in 1 s (restart 1 of 10)"
+    assert re.search(r"^continuing at step \d+$", out, re.MULTILINE), out
+    assert report_of(run)["ended"] == "finished" and report_of(run)["steps"] == 3 * PASS
+    assert not processes_with(MARK, mark)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
 def test_the_same_command_in_every_role_of_tf_config(small_dataset, tmp_path):
     run = tmp_path / "run"
     cluster = _on_free_ports(1, 1)
     command = [sys.executable, "-m", "launch.train", f"--dataset={small_dataset}"]
     command += [f"--out={run}", "--model=dicm", *SMALL]
     tasks = {}
+
+    def start(role):
+        config = json.dumps({"cluster": cluster, "task": {"type": role, "index": 0}})
+        tasks[role] = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment(TF_CONFIG=config, no_grpc_proxy="127.0.0.1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     try:
-        for role in ("ps", "worker", "chief"):
-            config = json.dumps({"cluster": cluster, "task": {"type": role, "index": 0}})
-            tasks[role] = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment(TF_CONFIG=config, no_grpc_proxy="127.0.0.1"),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        out, err = tasks["chief"].communicate(timeout=150)
+        start("worker")
+        start("chief")
+        missing = tasks["chief"].stderr.readline()
+        assert f"ps 0 at {cluster['ps'][0]} (unreachable for 12 s: connection refused)" in missing
+        start("ps")
+        out, err = tasks["chief"].communicate(timeout=200)
         assert (tasks["chief"].returncode, err) == (0, ""), out
         assert report_of(run)["cluster"] == "1 workers, 1 servers"
+        # Nobody ends them: they leave with the chief.
+        for role in ("worker", "ps"):
+            out, _ = tasks[role].communicate(timeout=30)
+            assert tasks[role].returncode == 0
+            assert out.splitlines()[-1] == "the chief is done"
     finally:
         for task in tasks.values():
-            task.terminate()
+            task.kill()
             task.wait(20)
-    assert tasks["worker"].returncode == tasks["ps"].returncode == 0
 
 
 @pytest.mark.parametrize(
