@@ -148,14 +148,14 @@ def test_task_that_does_not_answer_is_named_early(tmp_path):
 class Launcher:
     """The example launcher as a process group of its own, as a shell starts it."""
 
-    def __init__(self, log_dir, *command, **environment):
+    def __init__(self, log_dir, **environment):
         self.mark = uuid.uuid4().hex
         self.log_dir = log_dir
         self.out = log_dir / "launcher.out"
         self.err = log_dir / "launcher.err"
         with open(self.out, "wb") as out, open(self.err, "wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.launch.launcher_example", log_dir, *command],
+                [sys.executable, "-m", "tests.launch.launcher_example", log_dir],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT), MARK: self.mark, **environment},
                 stdout=out,
@@ -174,6 +174,21 @@ class Launcher:
         return not processes_with(MARK, self.mark)
 
 
+@pytest.fixture
+def start_launcher(tmp_path):
+    """Starts launchers in `tmp_path`; none outlives a test that fails."""
+    started = []
+
+    def start(**environment):
+        started.append(Launcher(tmp_path, EPOCHS="100000", **environment))
+        return started[-1]
+
+    yield start
+    for launcher in started:
+        launcher.process.kill()
+        launcher.process.wait()
+
+
 def wait_for(condition, seconds):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -183,8 +198,8 @@ def wait_for(condition, seconds):
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_ctrl_c_reaches_the_chief_once_and_ends_everything(tmp_path):
-    launcher = Launcher(tmp_path, EPOCHS="100000")
+def test_ctrl_c_reaches_the_chief_once_and_ends_everything(tmp_path, start_launcher):
+    launcher = start_launcher()
     launcher.wait_for_output("epoch 1 ")
     os.killpg(launcher.process.pid, signal.SIGINT)
     assert launcher.process.wait(20) == 130
@@ -195,8 +210,8 @@ def test_ctrl_c_reaches_the_chief_once_and_ends_everything(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_nothing_outlives_a_killed_launcher(tmp_path):
-    launcher = Launcher(tmp_path, EPOCHS="100000")
+def test_nothing_outlives_a_killed_launcher(start_launcher):
+    launcher = start_launcher()
     launcher.wait_for_output("epoch 1 ")
     assert len(processes_with(MARK, launcher.mark)) == 4  # Launcher, chief, worker, server.
     launcher.process.kill()
@@ -206,8 +221,8 @@ def test_nothing_outlives_a_killed_launcher(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(280)
-def test_what_dies_is_started_again_up_to_a_limit(tmp_path):
-    launcher = Launcher(tmp_path, EPOCHS="100000", CLUSTER="2x1", MAX_RESTARTS="1")
+def test_what_dies_is_started_again_up_to_a_limit(tmp_path, start_launcher):
+    launcher = start_launcher(CLUSTER="2x1", MAX_RESTARTS="1")
     launcher.wait_for_output("epoch 1 ")
 
     os.kill(launcher.pid_of("worker-1"), signal.SIGKILL)

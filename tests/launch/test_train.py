@@ -245,11 +245,14 @@ def test_a_lost_server_of_a_cluster_leads_to_a_restart_and_the_run_ends_well(
         stderr=subprocess.PIPE,
         text=True,
     ) as launcher:
+        watchdog = threading.Timer(200, launcher.kill)
+        watchdog.start()
         for line in launcher.stdout:
             if line.startswith("step 26/"):
                 os.kill(int((run / "logs" / "ps-0.pid").read_text()), signal.SIGKILL)
                 break
-        out, err = launcher.communicate(timeout=200)
+        out, err = launcher.communicate()
+        watchdog.cancel()
     assert launcher.returncode == 0, err
     server, connection, again = err.splitlines()
     assert server.startswith("error: ps 0 died (killed by SIGKILL), log: ")
