@@ -5,7 +5,7 @@
 
 It loads amstf's ops, starts a TensorFlow server, says `ready`, and leaves with the chief: exit code
 0 when the training is finished, 138 (restart me) when the chief was lost; see launch/program.py.
-SIGTERM ends it with exit code 0. The chief is a program of its own, e.g. `python -m launch.train`;
+SIGTERM ends it with 143. The chief is a program of its own, e.g. `python -m launch.train`;
 on one machine `launch.train --cluster=2x2` starts all of this itself.
 """
 
@@ -94,7 +94,8 @@ def _session_config(num_workers: int, intra_op_threads: int):
 def _end(signum: int, frame: object) -> NoReturn:
     del signum, frame
     os.write(1, b"ended by SIGTERM\n")  # print() may have been interrupted by this very signal.
-    os._exit(0)
+    # Not 0: a cluster manager that moves this task to another machine must start it again.
+    os._exit(program.EXIT_TERMINATED)
 
 
 def main(arguments: list[str]) -> int:

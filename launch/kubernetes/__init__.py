@@ -1,0 +1,1 @@
+"""Manifests that run `launch.train` on Kubernetes; `python -m launch.kubernetes --help`."""
