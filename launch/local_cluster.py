@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Self
 
 from amstf.errors import ConfigError
-from launch import child, tf_config
+from launch import child, loopback, tf_config
 from launch.chief_watch import ChiefWatch
 
 # Below Linux's range for outgoing connections: no passing client can hold one of these.
@@ -113,6 +113,8 @@ class LocalCluster:
         # gRPC would ask an HTTP proxy for loopback addresses too, and hang.
         past_proxy = environment.get("no_grpc_proxy") or environment.get("no_proxy")
         environment["no_grpc_proxy"] = ",".join(filter(None, [past_proxy, _HOST, "localhost"]))
+        # TensorFlow would listen on every interface.
+        environment["LD_PRELOAD"] = loopback.preload(environment.get("LD_PRELOAD"))
         # All processes share one machine's GPUs, if it has any.
         environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         environment["PYTHONPATH"] = os.pathsep.join(
