@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import hashlib
 import os
 import pathlib
@@ -25,13 +27,24 @@ def register(path: str) -> None:
     """
     scheme = path.partition("://")[0]
     if scheme not in _schemes():
-        # Where it does not load the scheme stays unknown, which is said below.
-        with contextlib.suppress(ImportError, NotImplementedError):
-            import tensorflow_io  # noqa: F401
+        load_file_systems()
     if scheme not in _schemes():
         raise OSError(
             f"{path}: no file system {scheme}:// is known; known are {', '.join(_schemes())}"
         )
+
+
+@functools.cache
+def load_file_systems() -> None:
+    """Loads tensorflow-io's file systems; a server needs them before a worker names such a path."""
+    # Where it does not load, its schemes stay unknown, which `register` says.
+    with contextlib.suppress(ImportError, NotImplementedError):
+        import tensorflow_io  # noqa: F401
+    # Seen with tensorflow-io 0.37.1: once s3:// was used, the process aborts while C++ tears it
+    # down, "pure virtual method called". So it ends before that, with the same exit code; Python
+    # has finished by then.
+    libc = ctypes.CDLL(None)
+    libc.on_exit(libc._exit, None)
 
 
 def local_copy(path: str) -> str:
