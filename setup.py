@@ -1,5 +1,7 @@
 """Builds amstf/ops/_amstf_ops.so, the one library that holds all C++ ops, against TensorFlow.
 
+And launch/_bind_loopback.so, which knows nothing of TensorFlow (see launch/loopback.py).
+
 The metadata is in pyproject.toml. Objects are kept in build/amstf_ops, and only what changed is
 compiled again. (setuptools would compile one file after the other, and in an editable install into
 a temporary directory.)
@@ -19,6 +21,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = pathlib.Path(__file__).resolve().parent
 LIBRARY = ROOT / "amstf/ops/_amstf_ops.so"
+LOOPBACK = ROOT / "launch/_bind_loopback.so"
+LOOPBACK_SOURCE = ROOT / "launch/cc/bind_loopback.cc"
 OBJECTS = ROOT / "build/amstf_ops"
 OWN_FLAGS = ["-O3", "-fPIC", "-Wall", "-Wno-sign-compare", "-MMD"]
 
@@ -110,25 +114,39 @@ def build_library() -> None:
     names_file.write_text(names)
 
 
+def build_loopback() -> None:
+    """Brings the library that is preloaded into local clusters up to date."""
+    if LOOPBACK.exists() and LOOPBACK.stat().st_mtime >= LOOPBACK_SOURCE.stat().st_mtime:
+        return
+    built = LOOPBACK.with_suffix(".so.new")
+    flags = ["-O2", "-fPIC", "-Wall", "-shared"]
+    run([compiler(), *flags, str(LOOPBACK_SOURCE), "-o", str(built)])
+    built.replace(LOOPBACK)
+
+
 class BuildOps(build_ext):
     """The command `build_ext`, for our library instead of a Python extension module."""
 
     def run(self) -> None:
         """Builds in place, and for a wheel copies the library into it."""
         build_library()
-        if not self.inplace and not getattr(self, "editable_mode", False):
-            target = pathlib.Path(self.build_lib) / LIBRARY.relative_to(ROOT)
+        build_loopback()
+        if self.inplace or getattr(self, "editable_mode", False):
+            return
+        for library in (LIBRARY, LOOPBACK):
+            target = pathlib.Path(self.build_lib) / library.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(LIBRARY, target)
+            shutil.copy2(library, target)
 
     def get_source_files(self) -> list[str]:
         """The files that a source distribution needs."""
-        files = [*sources(), *(ROOT / "amstf/cc").rglob("*.h")]
+        files = [*sources(), *(ROOT / "amstf/cc").rglob("*.h"), LOOPBACK_SOURCE]
         return [str(file.relative_to(ROOT)) for file in files]
 
     def get_outputs(self) -> list[str]:
         """What an installation has to record."""
-        return [str(pathlib.Path(self.build_lib) / LIBRARY.relative_to(ROOT))]
+        built = pathlib.Path(self.build_lib)
+        return [str(built / library.relative_to(ROOT)) for library in (LIBRARY, LOOPBACK)]
 
     def get_output_mapping(self) -> dict[str, str]:
         """Nothing to map: the library is built in place."""

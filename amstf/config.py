@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
 
 from amstf.errors import ConfigError
 
@@ -63,20 +66,27 @@ class AmsConfig:
         self._check_choice("merge", MERGES)
         self._check_choice("wire_dtype", WIRE_DTYPES)
         if self.image_servers is not None:
-            servers = tuple(self.image_servers)
-            object.__setattr__(self, "image_servers", servers)
-            if not servers or len(set(servers)) != len(servers) or min(servers) < 0:
+            servers: Any = self.image_servers
+            if isinstance(servers, Iterable) and not isinstance(servers, str):
+                servers = tuple(servers)
+                object.__setattr__(self, "image_servers", servers)
+            good = isinstance(servers, tuple) and all(type(s) is int and s >= 0 for s in servers)
+            if not good or not servers or len(set(servers)) != len(servers):
                 raise ConfigError(
-                    f"image_servers is {servers}; name at least one parameter server, each once, "
+                    f"image_servers is {servers!r}; name at least one parameter server, each once, "
                     "by its index from 0"
                 )
+        for name in ("merge_wait_ms", "worker_timeout_ms"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or value == math.inf:
+                raise ConfigError(f"{name} is {value!r}; wanted milliseconds")
         if not 0 <= self.merge_wait_ms < self.worker_timeout_ms:
             raise ConfigError(
                 f"merge_wait_ms is {self.merge_wait_ms} and worker_timeout_ms "
                 f"{self.worker_timeout_ms}; wanted milliseconds, 0 <= merge_wait_ms < "
                 "worker_timeout_ms"
             )
-        if not (isinstance(self.sync_every, int) and self.sync_every >= 1):
+        if not (type(self.sync_every) is int and 1 <= self.sync_every < 2**63):
             raise ConfigError(f"sync_every is {self.sync_every!r}; wanted a number of rounds >= 1")
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:

@@ -6,7 +6,27 @@ class AmstfError(Exception):
 
     The message names what was got, what was wanted and the cure. Programs of `launch` print it on
     one line and exit with a non-zero code.
+
+    Args:
+        message: One line. Names in it may come from a file of a stranger, so what would break the
+            line or steer a terminal is shown escaped, and a very long one is shortened.
+        lines: Further lines, for example the end of a log.
     """
+
+    def __init__(self, message: object = "", *lines: str) -> None:
+        super().__init__("\n    ".join(_printable(line) for line in (str(message), *lines)))
+
+
+_LONGEST = 4000
+
+
+def _printable(text: str) -> str:
+    if len(text) > _LONGEST:
+        half = _LONGEST // 2
+        text = f"{text[:half]} [{len(text) - _LONGEST:,} characters left out] {text[-half:]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class SchemaError(AmstfError, ValueError):

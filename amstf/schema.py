@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from amstf import files
 from amstf.errors import SchemaError
 
 SPARSE = "sparse"
@@ -36,6 +38,8 @@ NO_ID = -1
 """Padding of id lists, and "this sample has no image"."""
 
 WEIGHT_SUFFIX = ".weight"
+_MAX_INT64 = 2**63 - 1
+_MAX_FLOATS = 1 << 24  # 64 MB a sample; a parser reserves that for each sample of a batch.
 SCHEMA_FILE = "schema.json"
 
 
@@ -95,6 +99,13 @@ class Field:
 
         if not isinstance(self.name, str) or not self.name:
             raise SchemaError(f"a field's name must be a non-empty string, got {self.name!r}")
+        for attribute in ("table", "source", "store"):
+            value = getattr(self, attribute)
+            if value is not None and (not isinstance(value, str) or not value):
+                refuse(f"{attribute} must be a non-empty string, got {value!r}")
+        is_list: Any = self.is_list
+        if not isinstance(is_list, bool):
+            refuse(f"is_list must be true or false, got {is_list!r}")
         if self.name.endswith(WEIGHT_SUFFIX):
             refuse(f"a name must not end in {WEIGHT_SUFFIX!r}, which names the weights of a field")
         for attribute, allowed in (("kind", KINDS), ("side", SIDES), ("combiner", COMBINERS)):
@@ -105,16 +116,21 @@ class Field:
             refuse(f"dtype is {self.dtype!r}; ids are 'int64' or 'string'")
         if self.dtype == "string" and self.kind == IMAGE:
             refuse("image ids are int64, got dtype 'string'")
-        for attribute in (
-            "max_length",
-            "length",
-            "vocabulary_size",
-            "hash_size",
-            "embedding_width",
+        for attribute, limit in (
+            ("max_length", _MAX_INT64),
+            ("length", _MAX_FLOATS),
+            ("vocabulary_size", _MAX_INT64),
+            ("hash_size", _MAX_INT64),
+            ("embedding_width", _MAX_FLOATS),
         ):
             value = getattr(self, attribute)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            optional = attribute not in ("length", "embedding_width")
+            if value is None and optional:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 refuse(f"{attribute} must be a whole number of at least 1, got {value!r}")
+            if value > limit:
+                refuse(f"{attribute} must be at most {limit:,}, got {value:,}")
         if self.kind in (SPARSE, WEIGHTED_SPARSE):
             if (self.vocabulary_size is None) == (self.hash_size is None):
                 refuse("give exactly one of vocabulary_size and hash_size")
@@ -182,6 +198,8 @@ class Schema:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fields", tuple(self.fields))
+        if self.item is not None and not isinstance(self.item, str):
+            raise SchemaError(f"item must be the name of a field, got {self.item!r}")
         seen: dict[str, Field] = {}
         for field in self.fields:
             if field.name in seen:
@@ -290,7 +308,7 @@ class Schema:
             SchemaError: If the text is not a schema; the message names `where`.
         """
         try:
-            content: dict[str, Any] = json.loads(text)
+            content: dict[str, Any] = files.parse_json(text)
             if content["version"] != 1:
                 raise SchemaError(f"version is {content['version']!r}; this program reads 1")
             known = {f.name for f in dataclasses.fields(Field)}
@@ -308,11 +326,13 @@ class Schema:
         pathlib.Path(directory, SCHEMA_FILE).write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
-    def load(cls, directory: str | pathlib.Path) -> Schema:
+    def load(cls, directory: str | os.PathLike[str]) -> Schema:
         """Reads `schema.json` of a data set directory."""
-        path = pathlib.Path(directory, SCHEMA_FILE)
+        path = files.join(directory, SCHEMA_FILE)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = files.read_text(path)
         except FileNotFoundError as error:
             raise SchemaError(f"{path} does not exist; is {directory} a data set?") from error
-        return cls.from_json(text, where=str(path))
+        except (OSError, ValueError) as error:
+            raise SchemaError(f"{path} cannot be read: {error}") from error
+        return cls.from_json(text, where=path)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import pathlib
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -93,7 +94,7 @@ def _ask(
     with tempfile.TemporaryDirectory(prefix="amstf-export-") as elsewhere:
         ask, answer = pathlib.Path(elsewhere, "questions"), pathlib.Path(elsewhere, "answers")
         path = os.path.abspath(export)
-        ask.write_bytes(pickle.dumps([(path, *question) for question in questions]))
+        write_questions(ask, [(path, *question) for question in questions])
         command = [
             sys.executable,
             "-I",
@@ -116,4 +117,25 @@ def _ask(
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             raise ExportError(f"another process cannot load and score {export}: {lines[-1]}")
-        return pickle.loads(answer.read_bytes())
+        return read_answers(answer)
+
+
+def write_questions(
+    path: pathlib.Path, questions: list[tuple[str, str, dict[str, np.ndarray]]]
+) -> None:
+    """Writes [(export, signature, {input: array})] as `reload_check.py` reads it."""
+    asked = []
+    for export, name, inputs in questions:
+        tensors = {key: tf.constant(value) for key, value in inputs.items()}
+        coded = {
+            key: (t.dtype.name, base64.b64encode(tf.io.serialize_tensor(t).numpy()).decode())
+            for key, t in tensors.items()
+        }
+        asked.append((export, name, coded))
+    path.write_text(json.dumps(asked), encoding="ascii")
+
+
+def read_answers(path: pathlib.Path) -> list[np.ndarray]:
+    """Reads what `reload_check.py` wrote: the first output for each question."""
+    with np.load(path) as answers:
+        return [answers[name] for name in answers.files]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Self
 
 from amstf.errors import ConfigError
-from launch import child, tf_config
+from launch import child, loopback, tf_config
 from launch.chief_watch import ChiefWatch
 from launch.restarts import Restarts
 
@@ -110,6 +110,8 @@ class LocalCluster:
         # gRPC would ask an HTTP proxy for loopback addresses too, and hang.
         past_proxy = environment.get("no_grpc_proxy") or environment.get("no_proxy")
         environment["no_grpc_proxy"] = ",".join(filter(None, [past_proxy, _HOST, "localhost"]))
+        # TensorFlow would listen on every interface.
+        environment["LD_PRELOAD"] = loopback.preload(environment.get("LD_PRELOAD"))
         # All processes share one machine's GPUs, if it has any.
         environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         environment["PYTHONPATH"] = os.pathsep.join(
@@ -237,7 +239,8 @@ class LocalCluster:
                 if process.poll() is not None:
                     raise ConfigError(
                         f"{task[0]} {task[1]} died while starting "
-                        f"({child.describe_end(process)}); {self._end_of_log(*task)}"
+                        f"({child.describe_end(process)}); {self._log_says(*task)}",
+                        *self._end_of_log(*task),
                     )
                 if _answers(self.cluster[task[0]][task[1]]):
                     missing.remove(task)
@@ -245,17 +248,19 @@ class LocalCluster:
                 names = ", ".join(f"{role} {index}" for role, index in missing)
                 raise ConfigError(
                     f"{names} did not answer within {self._start_timeout:g} s; "
-                    f"{self._end_of_log(*missing[0])}"
+                    f"{self._log_says(*missing[0])}",
+                    *self._end_of_log(*missing[0]),
                 )
             if missing:
                 time.sleep(0.05)
 
-    def _end_of_log(self, role: str, index: int, lines: int = 8) -> str:
+    def _log_says(self, role: str, index: int) -> str:
         path = self.log_path(role, index)
-        text = path.read_text(errors="replace").strip()
-        if not text:
-            return f"its log {path} is empty"
-        return "\n    ".join([f"its log {path} ends with:", *text.splitlines()[-lines:]])
+        return f"its log {path} {'ends with:' if self._end_of_log(role, index) else 'is empty'}"
+
+    def _end_of_log(self, role: str, index: int, lines: int = 8) -> list[str]:
+        text = self.log_path(role, index).read_text(errors="replace").strip()
+        return text.splitlines()[-lines:]
 
 
 def _on_free_ports(num_workers: int, num_servers: int) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
+from amstf import files
 from amstf.errors import AmstfError
 
 
@@ -41,6 +42,7 @@ def new_directory(
         >>> out.exists()
         True
     """
+    files.refuse_remote(out, "--out", error)
     out = pathlib.Path(os.path.abspath(out))
 
     def check() -> None:

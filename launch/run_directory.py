@@ -17,9 +17,11 @@ import dataclasses
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+from amstf import files
 from amstf.atomic_file import write_atomically
 from amstf.config import AmsConfig
 from amstf.errors import ConfigError
@@ -66,10 +68,44 @@ class RunConfig:
     image_width: int = 0
     ams: AmsConfig = dataclasses.field(default_factory=AmsConfig)
 
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            values = value if name in _WIDTHS and isinstance(value, tuple) else (value,)
+            whole = isinstance(high, int)
+            good = all(isinstance(v, int if whole else (int, float)) for v in values)
+            good = good and not any(isinstance(v, bool) for v in values)
+            # Written so that NaN is outside of every range.
+            if not (good and values and all(low <= v <= high for v in values)):
+                kind = "a whole number" if whole else "a number"
+                kind = "whole numbers" if name in _WIDTHS else kind
+                raise ConfigError(f"{name} is {value!r}; wanted {kind} from {low:,} to {high:,}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; use {' or '.join(choices)}")
+        if not isinstance(self.dataset, str) or not self.dataset or "\0" in self.dataset:
+            raise ConfigError(f"dataset is {self.dataset!r}; wanted a directory")
+
     def to_json(self) -> str:
         """Returns the configuration as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
+
+_WIDTHS = ("hidden", "tower")
+# Floats where floats are wanted. Far above use, and far below what a weight's size overflows at.
+_RANGES: dict[str, tuple[float, float]] = {
+    "hidden": (1, 1 << 20),
+    "tower": (1, 1 << 20),
+    "dropout": (0.0, 0.99),
+    "tower_dropout": (0.0, 0.99),
+    "batch_size": (1, 1 << 24),
+    "epochs": (1, 1 << 31),
+    "learning_rate": (0.0, sys.float_info.max),
+    "seed": (0, 2**32 - 1),
+    "patience": (0, 1 << 31),
+    "image_width": (0, 1 << 32),
+}
+_CHOICES = {"model": MODELS, "aggregator": AGGREGATORS, "missing": ("error", "zeros")}
 
 # What may change between two calls that continue one run.
 _MAY_CHANGE = ("epochs", "patience", "ams", "dataset")
@@ -139,7 +175,10 @@ class RunDirectory:
         if not isinstance(ams, dict) or content.keys() != names or ams.keys() != ams_names:
             raise ConfigError(f"{self.config} is not the configuration of a run of this version")
         lists = {name: tuple(v) for name, v in content.items() if isinstance(v, list)}
-        return RunConfig(**{**content, **lists, "ams": AmsConfig(**ams)})
+        try:
+            return RunConfig(**{**content, **lists, "ams": AmsConfig(**ams)})
+        except ConfigError as error:
+            raise ConfigError(f"{self.config}: {error}") from error
 
 
 def read_json(path: pathlib.Path, what: str) -> Any:
@@ -153,9 +192,11 @@ def read_json(path: pathlib.Path, what: str) -> Any:
         ConfigError: If the file is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        return files.parse_json(files.read_text(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(f"{path} does not exist: {path.parent} is not {what}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
 

@@ -56,8 +56,10 @@ def serve(role: tf_config.ClusterRole) -> NoReturn:
     os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
     import tensorflow as tf
 
-    from amstf import ops
+    from amstf import ops, remote_files
 
+    # A worker reads records, and a server writes its part of a checkpoint, where the chief says.
+    remote_files.load_file_systems()
     try:
         # Before the server exists: it refuses functions with ops that came later.
         ops.load_library()

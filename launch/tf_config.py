@@ -6,9 +6,11 @@ was got and the cure. Left to TensorFlow most of these end in a connect that han
 
 import dataclasses
 import json
+import re
 import socket
 from collections.abc import Mapping, Sequence
 
+from amstf import files
 from amstf.errors import ConfigError
 
 ROLES = ("chief", "worker", "ps", "evaluator")
@@ -64,8 +66,8 @@ def parse(text: str) -> ClusterRole:
     Example: `parse(os.environ["TF_CONFIG"]).name == "worker 0"`
     """
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
+        content = files.parse_json(text)
+    except ValueError as error:
         raise ConfigError(
             f"TF_CONFIG is not JSON ({error}): got {_short(text)}; wanted {_EXAMPLE}"
         ) from error
@@ -164,9 +166,8 @@ def _check_cluster(got: dict) -> Cluster:
 
 
 def _check_address(address: object, task: str) -> None:
-    host, _, port = str(address).rpartition(":")
-    good = isinstance(address, str) and host and "/" not in host
-    if not (good and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+    match = re.fullmatch(r"[^\s/]+:([0-9]{1,5})", address) if isinstance(address, str) else None
+    if match is None or not 0 < int(match[1]) < 65536:
         raise ConfigError(
             f"TF_CONFIG address of {task}: got {address!r}, wanted host:port with a port from 1 "
             'to 65535, e.g. "10.0.0.1:2222"'

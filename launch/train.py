@@ -198,7 +198,7 @@ def _widths(flag: str, values: Sequence[str]) -> tuple[int, ...]:
         widths = tuple(int(value) for value in values)
     except ValueError:
         widths = ()
-    if not widths or min(widths) < 1:
+    if not widths or min(widths) < 1 or max(widths) > 1 << 20:
         raise ConfigError(f"--{flag}: got {','.join(values)!r}, wanted widths such as 128,64")
     return widths
 
@@ -206,7 +206,7 @@ def _widths(flag: str, values: Sequence[str]) -> tuple[int, ...]:
 def _image_servers(values: Sequence[str] | None) -> tuple[int, ...] | None:
     if values is None:
         return None
-    if not all(value.isdecimal() for value in values):
+    if not all(value.isdecimal() and len(value) < 5 for value in values):
         raise ConfigError(f"--image_servers: got {','.join(values)!r}, wanted indices such as 0,1")
     return tuple(map(int, values))
 

@@ -1,7 +1,6 @@
 """A small data set with images, and what a process without this project makes of an export."""
 
 import pathlib
-import pickle
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import numpy as np
 from amstf.data import Samples, SampleWriter, set_image_store
 from amstf.schema import Schema
 from amstf.store import ImageStore, ImageStoreWriter
+from launch.export_check import read_answers, write_questions
 from tests.helpers import CLICK_SCHEMA
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -57,7 +57,7 @@ def write_dataset(
 def ask_elsewhere(questions, directory) -> list[np.ndarray]:
     """Lets a process that has only TensorFlow answer [(export, signature, {input: array})]."""
     ask, answer = directory / "questions", directory / "answers"
-    ask.write_bytes(pickle.dumps(questions))
+    write_questions(ask, questions)
     script = ROOT / "launch" / "reload_check.py"
     done = subprocess.run(
         [sys.executable, "-I", str(script), str(ask), str(answer)],
@@ -69,4 +69,4 @@ def ask_elsewhere(questions, directory) -> list[np.ndarray]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return pickle.loads(answer.read_bytes())
+    return read_answers(answer)

@@ -11,12 +11,21 @@ PACKAGES = ("amstf", "models", "launch", "benchmarks", "tests")
 MAX_LINES = 450
 
 # What each part may import of this project. The longest name that fits counts.
-COMMON = {"amstf.atomic_file", "amstf.compat", "amstf.errors", "amstf.schema", "amstf.config"}
+COMMON = {
+    "amstf.atomic_file",
+    "amstf.compat",
+    "amstf.errors",
+    "amstf.files",
+    "amstf.schema",
+    "amstf.config",
+}
 MAY_IMPORT = {
     "amstf.atomic_file": set(),
     "amstf.compat": set(),
     "amstf.errors": set(),
-    "amstf.schema": {"amstf.errors"},
+    "amstf.files": {"amstf.errors", "amstf.remote_files"},
+    "amstf.remote_files": set(),
+    "amstf.schema": {"amstf.errors", "amstf.files"},
     "amstf.config": {"amstf.errors", "amstf.schema"},
     "amstf.ops": COMMON,
     "amstf.store": COMMON,

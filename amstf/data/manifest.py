@@ -13,16 +13,21 @@ import glob
 import json
 import os
 import pathlib
+import struct
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
+from amstf import files
 from amstf.atomic_file import write_atomically
 from amstf.errors import SampleError
 
 MANIFEST_FILE = "manifest.json"
 VERSION = 1
 _CHUNK = 1 << 20
+# A TFRecord is: uint64 length, 4 bytes CRC of it, the data, 4 bytes CRC of the data.
+_HEADER = struct.Struct("<QI")
+_FOOTER_BYTES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,40 +76,39 @@ class Manifest:
         Raises:
             SampleError: If there is none, or the file is not a manifest.
         """
-        path = pathlib.Path(directory, MANIFEST_FILE)
+        path = files.join(directory, MANIFEST_FILE)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = files.read_text(path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise SampleError(
                 f"{path} does not exist, so {directory} is not a data set (or its writing never "
                 "finished); give a directory made by `python -m launch.prepare` or SampleWriter"
             ) from error
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise SampleError(f"{path} cannot be read: {error}") from error
-        return cls.from_json(text, where=str(path))
+        return cls.from_json(text, where=path)
 
     @classmethod
     def from_json(cls, text: str, where: str = MANIFEST_FILE) -> Manifest:
         """Reads a manifest from JSON text; `where` names the text in error messages."""
         try:
-            content = json.loads(text)
+            content = files.parse_json(text)
             if content["version"] != VERSION:
                 raise SampleError(
                     f"{where} has version {content['version']!r}; this program reads {VERSION}"
                 )
             splits = {
-                split: tuple(
-                    ShardFile(
-                        str(f["path"]),
-                        int(f["records"]),
-                        int(f["bytes"]),
-                        str(f["crc32"]),
-                    )
-                    for f in entry["files"]
-                )
+                split: tuple(_shard_file(f) for f in entry["files"])
                 for split, entry in content["splits"].items()
             }
-            return cls(splits, dict(content.get("images", {})), dict(content.get("info", {})))
+            for split, shards in splits.items():
+                if not shards:
+                    raise ValueError(f"split {split!r} has no files")
+            images = dict(content.get("images", {}))
+            for name, path in images.items():
+                if not isinstance(path, str) or not path or "\0" in path:
+                    raise ValueError(f"the path of image store {name!r} is {path!r}")
+            return cls(splits, images, dict(content.get("info", {})))
         except SampleError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -146,6 +150,7 @@ class Manifest:
             >>> with Manifest.update(tempfile.mkdtemp()) as manifest:
             ...     manifest.info["made_by"] = "hand"
         """
+        files.refuse_remote(directory, "manifest of", SampleError)
         with _locked(directory):
             exists = pathlib.Path(directory, MANIFEST_FILE).exists()
             manifest = cls.load(directory) if exists else cls()
@@ -172,31 +177,51 @@ class Manifest:
 
         Args:
             directory: The data set directory.
-            checksums: Also read every byte and compare the CRC-32, which finds changed bits too.
+            checksums: Also read every byte and compare the CRC-32, which finds changed bits too,
+                and follow the lengths of all records: TensorFlow's reader reserves what a length
+                says, and its process ends if a stranger made that a million times the file.
 
         Raises:
             SampleError: Names the first file that is missing or differs.
         """
-        for files in self.splits.values():
-            for file in files:
-                path = pathlib.Path(directory, file.path)
+        for shards in self.splits.values():
+            for file in shards:
+                path = files.join(directory, file.path)
                 try:
-                    size = path.stat().st_size
-                except OSError as error:
+                    size = files.size(path)
+                except FileNotFoundError as error:
                     raise SampleError(
                         f"{path} is missing, but {MANIFEST_FILE} lists it with {file.records:,} "
                         "records; copy or write the data set again"
                     ) from error
+                except OSError as error:
+                    raise SampleError(f"{path} cannot be read: {error}") from error
                 if size != file.bytes:
                     raise SampleError(
                         f"{path} has {size:,} bytes, {MANIFEST_FILE} says {file.bytes:,}; the file "
                         "was cut or changed: copy or write the data set again"
                     )
-                if checksums and (found := file_crc32(path)) != file.crc32:
+                if not checksums:
+                    continue
+                if (found := file_crc32(path)) != file.crc32:
                     raise SampleError(
                         f"{path} has CRC-32 {found}, {MANIFEST_FILE} says {file.crc32}; the file "
                         "was changed: copy or write the data set again"
                     )
+                _check_frames(path, file)
+
+
+def _shard_file(entry: dict[str, Any]) -> ShardFile:
+    path, records, size, crc32 = (entry[name] for name in ("path", "records", "bytes", "crc32"))
+    # A name in the directory: a manifest of a stranger must not open files elsewhere.
+    if not isinstance(path, str) or path != os.path.basename(path) or path in ("", ".", ".."):
+        raise ValueError(f"a file's path is {path!r}, not a name in the directory")
+    for name, value in (("records", records), ("bytes", size)):
+        if type(value) is not int or not 0 <= value < 2**63:
+            raise ValueError(f"{path!r} has {name} {value!r}")
+    if not isinstance(crc32, str) or "\0" in path:
+        raise ValueError(f"{path!r} has crc32 {crc32!r}")
+    return ShardFile(path, records, size, crc32)
 
 
 def set_image_store(
@@ -231,10 +256,34 @@ def add_info(directory: str | os.PathLike, **facts: Any) -> None:
 def file_crc32(path: str | os.PathLike) -> str:
     """Returns the CRC-32 of a file as eight hex digits, reading it in pieces."""
     crc = 0
-    with open(path, "rb") as file:
+    with files.open_binary(path) as file:
         while chunk := file.read(_CHUNK):
             crc = zlib.crc32(chunk, crc)
     return f"{crc:08x}"
+
+
+def _check_frames(path: str, file: ShardFile) -> None:
+    ends = [end for _, end in frames(path, file.bytes)]
+    count, end = len(ends), ends[-1] if ends else 0
+    if (count, end) != (file.records, file.bytes):
+        raise SampleError(
+            f"{path} has {count:,} records that end at byte {end:,}, {MANIFEST_FILE} says "
+            f"{file.records:,} and {file.bytes:,}; copy or write the data set again"
+        )
+
+
+def frames(path: str | os.PathLike, size: int) -> Iterator[tuple[int, int]]:
+    """Yields first byte and end of every record of a file, as far as lengths can be followed."""
+    offset = 0
+    with files.open_binary(path) as file:
+        while offset + _HEADER.size <= size:
+            file.seek(offset)
+            header = file.read(_HEADER.size)
+            if len(header) < _HEADER.size:
+                return
+            end = offset + _HEADER.size + _HEADER.unpack(header)[0] + _FOOTER_BYTES
+            yield offset, end
+            offset = end
 
 
 @contextlib.contextmanager

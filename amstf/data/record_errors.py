@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import re
-import struct
 from collections.abc import Iterator
 
 import tensorflow as tf
 
+from amstf import files
+from amstf.data.manifest import frames
 from amstf.data.parsing import WEIGHT_MISMATCH, parse_batch
 from amstf.data.samples_reader import Samples
 from amstf.errors import SampleError
 
-# A TFRecord is: uint64 length, 4 bytes CRC of it, the data, 4 bytes CRC of the data.
-_HEADER = struct.Struct("<QI")
-_FOOTER_BYTES = 4
 _CHUNK = 1024
 _PARSE_ERROR = re.compile(
     "|".join(("[Pp]arse ?[Ee]xample", "could not be found", "Data types? ", WEIGHT_MISMATCH))
@@ -133,13 +130,4 @@ def _error(path: str, number: int | None, offset: int | None, problem: str) -> S
 
 
 def _frames(path: str) -> Iterator[tuple[int, int]]:
-    """Yields first byte and end of every record, as far as lengths can be followed."""
-    size = os.path.getsize(path)
-    offset = 0
-    with open(path, "rb") as file:
-        while offset + _HEADER.size <= size:
-            file.seek(offset)
-            (length, _) = _HEADER.unpack(file.read(_HEADER.size))
-            end = offset + _HEADER.size + length + _FOOTER_BYTES
-            yield offset, end
-            offset = end
+    return frames(path, files.size(path))

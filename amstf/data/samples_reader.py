@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
+from amstf import files
 from amstf.data.manifest import Manifest
 from amstf.data.parsing import parse_batch
 from amstf.errors import SampleError
@@ -32,7 +33,9 @@ class Samples:
         manifest: Its files.
     """
 
-    def __init__(self, directory: pathlib.Path, schema: Schema, manifest: Manifest) -> None:
+    def __init__(
+        self, directory: pathlib.Path | files.RemotePath, schema: Schema, manifest: Manifest
+    ) -> None:
         self.directory = directory
         self.schema = schema
         self.manifest = manifest
@@ -42,17 +45,24 @@ class Samples:
         """Opens a data set and checks that its files are there and whole.
 
         Args:
-            directory: What `SampleWriter` or `python -m launch.prepare` wrote.
-            checksums: Also read every byte and compare checksums; sizes are always compared.
+            directory: What `SampleWriter` or `python -m launch.prepare` wrote, or a copy of it on
+                a remote file system such as s3://bucket/data.
+            checksums: Also read every byte, compare checksums and follow the records' lengths, as
+                is wise for the data of a stranger; sizes are always compared.
 
         Raises:
             SampleError: If the manifest or a file is missing or damaged.
             SchemaError: If the schema is missing or damaged.
         """
         manifest = Manifest.load(directory)
-        schema = Schema.load(pathlib.Path(directory))
+        schema = Schema.load(directory)
         manifest.verify(directory, checksums=checksums)
-        return cls(pathlib.Path(directory), schema, manifest)
+        remote = files.is_remote(directory)
+        return cls(
+            files.RemotePath(os.fspath(directory)) if remote else pathlib.Path(directory),
+            schema,
+            manifest,
+        )
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -68,13 +78,17 @@ class Samples:
         return [str(self.directory / file.path) for file in self.manifest.files(split)]
 
     def image_store_path(self, name: str = "images") -> str:
-        """Returns the path of an image store of the data set.
+        """Returns the path of an image store of the data set on a disk of this machine.
+
+        Rows are read from mapped memory, so a store on a remote file system is copied first, once,
+        to $AMSTF_CACHE (by default ~/.cache/amstf), with a bar on a terminal.
 
         Args:
             name: Name of the store, `Field.store_name` of an image field.
 
         Raises:
-            SampleError: If the manifest names no such store; lists those it has.
+            SampleError: If the manifest names no such store, lists those it has; or if the store
+                cannot be copied.
         """
         if name not in self.manifest.images:
             known = ", ".join(self.manifest.images) or "none"
@@ -82,7 +96,13 @@ class Samples:
                 f"{self.directory} has no image store {name!r}; its stores are: {known}. "
                 "Register one with amstf.data.set_image_store"
             )
-        return str(self.directory / self.manifest.images[name])
+        path = files.join(self.directory, self.manifest.images[name])
+        if not files.is_remote(path):
+            return path
+        try:
+            return files.local_copy(path)
+        except OSError as error:
+            raise SampleError(f"image store {name!r} cannot be copied here: {error}") from error
 
     def dataset(
         self,
@@ -145,13 +165,13 @@ class Samples:
         label = self.schema.labels[0]
         deterministic = not shuffle or seed is not None
 
-        files = self.files(split)
-        readers = min(len(files), MAX_OPEN_FILES)
-        paths = tf.data.Dataset.from_tensor_slices(files)
+        shards = self.files(split)
+        readers = min(len(shards), MAX_OPEN_FILES)
+        paths = tf.data.Dataset.from_tensor_slices(shards)
         if shard is not None:
-            paths = _share(paths, len(files), split, *shard)
+            paths = _share(paths, len(shards), split, *shard)
         if shuffle:
-            paths = paths.shuffle(len(files), seed=seed)
+            paths = paths.shuffle(len(shards), seed=seed)
         records = paths.interleave(
             tf.data.TFRecordDataset,
             cycle_length=readers,
@@ -162,7 +182,8 @@ class Samples:
             deterministic=deterministic,
         )
         if shuffle:
-            records = records.shuffle(min(SHUFFLE_BUFFER, self.num_records(split)), seed=seed)
+            window = min(SHUFFLE_BUFFER, max(1, self.num_records(split)))
+            records = records.shuffle(window, seed=seed)
         if repeat:
             records = records.repeat()
         batches = records.batch(batch_size, drop_remainder=drop_remainder)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from amstf import files
 from amstf.atomic_file import write_atomically
 from amstf.data.manifest import (
     MANIFEST_FILE,
@@ -78,6 +79,7 @@ class SampleWriter:
             )
         if num_shards < 1:
             raise SampleError(f"num_shards is {num_shards}; it must be at least 1")
+        files.refuse_remote(directory, "directory", SampleError)
         self._directory = pathlib.Path(directory)
         self._schema = schema
         self._split = split
@@ -151,7 +153,7 @@ class SampleWriter:
                     f"no sample was written to split {self._split!r} of {self._directory}; "
                     "an empty split cannot be trained on: leave it out"
                 )
-            files = tuple(
+            shards = tuple(
                 ShardFile(path.name, count, path.stat().st_size, file_crc32(path))
                 for path, count in zip(self._paths, self._counts, strict=True)
             )
@@ -164,7 +166,7 @@ class SampleWriter:
                 schema_path = self._directory / SCHEMA_FILE
                 if not schema_path.exists():
                     write_atomically(schema_path, self._schema.to_json())
-                manifest.splits[self._split] = files
+                manifest.splits[self._split] = shards
         except BaseException:
             self.abort()
             raise

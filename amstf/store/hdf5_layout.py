@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
 from typing import Any
@@ -10,7 +11,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+from amstf import files
 from amstf.errors import StoreError
+
+# What h5py raises for a file whose inner structure is damaged, besides OSError.
+DAMAGES = (OSError, RuntimeError, KeyError, ValueError, TypeError, IndexError, OverflowError)
 
 IDS = "ids"
 FEATURES = "features"
@@ -64,10 +69,11 @@ def open_hdf5(path: pathlib.Path) -> h5py.File:
         StoreError: If the file is missing, cut or no HDF5 file.
     """
     try:
+        files.size(path)  # A pipe would be waited for without end.
         return h5py.File(path, "r")
     except FileNotFoundError as error:
         raise StoreError(f"image store {path} does not exist") from error
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError) as error:
         if "truncated" in str(error):
             raise StoreError(f"image store {path} was cut: {error}; copy it again") from error
         raise StoreError(f"image store {path} is not a readable HDF5 file: {error}") from error
@@ -79,6 +85,15 @@ def datasets(file: h5py.File, path: pathlib.Path) -> tuple[h5py.Dataset, h5py.Da
     Raises:
         StoreError: If one is missing or their shapes or types do not fit a store.
     """
+    try:
+        return _datasets(file, path)
+    except StoreError:
+        raise
+    except DAMAGES as error:
+        raise StoreError(f"image store {path} is damaged: {error}; copy it again") from error
+
+
+def _datasets(file: h5py.File, path: pathlib.Path) -> tuple[h5py.Dataset, h5py.Dataset]:
     found = []
     for name in (IDS, FEATURES):
         dataset = file.get(name)
@@ -106,7 +121,27 @@ def datasets(file: h5py.File, path: pathlib.Path) -> tuple[h5py.Dataset, h5py.Da
             f"{path}: ids are {ids.dtype} and features {features.dtype}; "
             "wanted whole numbers and floats"
         )
+    for dataset in found:
+        _check_stored(dataset, path)
     return ids, features
+
+
+def _check_stored(dataset: h5py.Dataset, path: pathlib.Path) -> None:
+    """Refuses a shape of which the file holds only a part: HDF5 reads the rest as zeros."""
+    if not dataset.size:
+        return
+    if dataset.chunks is None:
+        # HDF5's type: the float that h5py shows may be wider than the one in the file.
+        declared = dataset.size * dataset.id.get_type().get_size()
+        stored, unit = dataset.id.get_storage_size(), "bytes"
+    else:
+        declared = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+        stored, unit = dataset.id.get_num_chunks(), "chunks"
+    if stored < declared:
+        raise StoreError(
+            f"{path}: {dataset.name} has shape {dataset.shape}, {declared:,} {unit}, but the file "
+            f"holds {stored:,} of them; write or copy it again"
+        )
 
 
 def is_mappable(ids: h5py.Dataset, features: h5py.Dataset) -> bool:
@@ -144,12 +179,24 @@ def read_layout(path: pathlib.Path) -> StoreFile | None:
             dtype=features.dtype.name,
             ids_offset=ids.id.get_offset() or 0,
             features_offset=features.id.get_offset() or 0,
-            attributes={name: _plain(value) for name, value in file.attrs.items()},
+            attributes=read_attributes(file, path),
         )
     wanted = layout.features_offset + layout.rows * layout.width * features_bytes(layout.dtype)
     if size < wanted or size < layout.ids_offset + layout.rows * 8:
         raise StoreError(f"image store {path} was cut: {size} bytes, wanted at least {wanted}")
     return layout
+
+
+def read_attributes(file: h5py.File, path: pathlib.Path) -> dict[str, Any]:
+    """Reads the attributes of an open file.
+
+    Raises:
+        StoreError: If one cannot be read.
+    """
+    try:
+        return {name: _plain(value) for name, value in file.attrs.items()}
+    except DAMAGES as error:
+        raise StoreError(f"the attributes of {path} cannot be read: {error}") from error
 
 
 def identity(path: pathlib.Path) -> str:
@@ -163,7 +210,7 @@ def copied_from(path: pathlib.Path) -> str | None:
     try:
         with h5py.File(path, "r") as file:
             return file.attrs.get(COPIED_FROM)
-    except OSError:
+    except DAMAGES:
         return None
 
 

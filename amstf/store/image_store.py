@@ -6,6 +6,7 @@ import glob
 import logging
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -208,7 +209,9 @@ def _mappable(path: str | os.PathLike[str]) -> StoreFile:
                      "copying it once to %s", path, copy)  # fmt: skip
         try:
             _copy_mappable(path, copy)
-        except OSError as error:
+        except StoreError:
+            raise
+        except (*hdf5_layout.DAMAGES, MemoryError) as error:
             raise StoreError(f"{path} must be copied to be mapped, and {copy}: {error}") from error
     layout = hdf5_layout.read_layout(copy)
     if layout is None:
@@ -221,7 +224,16 @@ def _copy_mappable(path: pathlib.Path, copy: pathlib.Path) -> None:
         ids, features = hdf5_layout.datasets(file, path)
         dtype = "float16" if features.dtype == np.float16 else "float32"
         step = max(1, _BLOCK_BYTES // (features.shape[1] * 8))
-        attributes = {**file.attrs, hdf5_layout.COPIED_FROM: hdf5_layout.identity(path)}
+        # Scratch and result. A small compressed file can become a very large one.
+        wanted = 2 * features.size * hdf5_layout.features_bytes(dtype)
+        free = shutil.disk_usage(copy.parent).free
+        if wanted > free:
+            raise StoreError(
+                f"{path} must be copied to be mapped, which takes {wanted:,} bytes beside it; "
+                f"{free:,} are free"
+            )
+        attributes = hdf5_layout.read_attributes(file, path)
+        attributes[hdf5_layout.COPIED_FROM] = hdf5_layout.identity(path)
         with ImageStoreWriter(copy, features.shape[1], dtype, attributes=attributes) as writer:
             for begin in range(0, len(ids), step):
                 writer.write(ids[begin : begin + step], features[begin : begin + step])

@@ -12,11 +12,13 @@ import collections
 import dataclasses
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 
 import numpy as np
 from tqdm import tqdm
 
+from amstf import files
 from amstf.data import SampleWriter, add_info, set_image_store
 from amstf.errors import SampleError
 from amstf.schema import NO_ID, Field, Schema
@@ -251,7 +253,7 @@ def read_movies(directory: str | os.PathLike[str]) -> dict[int, Movie]:
         movies[int(row[0])] = Movie(
             genres=tuple(k for k in range(NUM_GENRES) if row[5 + k] == "1"),
             release_year_bucket=bisect.bisect_right(YEAR_LIMITS, int(year))
-            if year.isdigit()
+            if re.fullmatch("[0-9]{4}", year)
             else 0,
         )
     return movies
@@ -266,14 +268,15 @@ def _lines(
 ) -> Iterator[list[str]]:
     path = pathlib.Path(directory, name)
     try:
-        # Titles are Latin-1 in the published files.
-        lines = path.read_text(encoding="latin-1").splitlines()
-    except OSError as error:
+        files.size(path)  # A pipe would be waited for without end.
+        # Titles are Latin-1 in the published files, where splitlines would see ends of lines.
+        lines = path.read_text(encoding="latin-1").removesuffix("\n").split("\n")
+    except (OSError, ValueError) as error:
         raise SampleError(
-            f"{path} cannot be read ({error.strerror}); --ratings must be the directory of "
+            f"{path} cannot be read ({error}); --ratings must be the directory of "
             "MovieLens-100k with u.data, u.user and u.item (grouplens.org/datasets/movielens/100k)"
         ) from error
-    if not lines:
+    if lines == [""]:
         raise SampleError(f"{path} is empty; copy it again from MovieLens-100k")
     for number, line in enumerate(lines, 1):
         fields = line.split(separator)
@@ -283,9 +286,10 @@ def _lines(
                 f"by {separator!r}"
             )
         for k in numbers:
-            if not fields[k].isdigit():
+            if not re.fullmatch(r"[0-9]{1,18}", fields[k]):
                 raise SampleError(
-                    f"{path}, line {number}: field {k + 1} is {fields[k]!r}, wanted a whole number"
+                    f"{path}, line {number}: field {k + 1} is {fields[k]!r}, wanted a whole number "
+                    "of at most 18 digits"
                 )
         yield fields
 
@@ -306,7 +310,8 @@ def _copy_features(features: str | os.PathLike[str], store: pathlib.Path, dtype:
     path = pathlib.Path(features)
     with hdf5_layout.open_hdf5(path) as file:
         ids, rows = hdf5_layout.datasets(file, path)
-        with ImageStoreWriter(store, rows.shape[1], dtype, attributes=dict(file.attrs)) as writer:
+        attributes = hdf5_layout.read_attributes(file, path)
+        with ImageStoreWriter(store, rows.shape[1], dtype, attributes=attributes) as writer:
             for begin in range(0, len(ids), _STORE_ROWS):
                 end = begin + _STORE_ROWS
                 writer.write(ids[begin:end], rows[begin:end])

@@ -24,8 +24,9 @@ int64_t LoadInt64(const uint8_t* bytes) {
 
 absl::Status ImageStoreOptions::Validate() const {
   if (files.empty()) return absl::InvalidArgumentError("an image store needs at least one file");
-  if (width < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("width must be at least 1, got ", width));
+  if (width < 1 || width > kMaxWidth) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("width must be 1 to ", kMaxWidth, ", got ", width));
   }
   if (num_servers < 1 || num_servers > kNumBuckets) {
     return absl::InvalidArgumentError(

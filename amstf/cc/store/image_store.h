@@ -20,6 +20,9 @@ namespace amstf {
 // without rewriting a store.
 constexpr int64_t kNumBuckets = 1024;
 
+// Far above any backbone's features, and small enough that no product of it overflows.
+constexpr int64_t kMaxWidth = int64_t{1} << 32;
+
 // The server that holds an id. `id` must not be negative.
 inline int64_t ServerOfId(int64_t id, int64_t num_servers) {
   return (id & (kNumBuckets - 1)) % num_servers;
