@@ -232,9 +232,9 @@ class _ClusterOnHosts(LocalCluster):
             for role, count in (("chief", 1), ("worker", num_workers), ("ps", num_servers))
         }
 
-    def _start(self, role: str, index: int) -> None:
+    def _start(self, role: str, index: int) -> subprocess.Popen:
         with self._hosts.inside(f"{role}-{index}"):
-            super()._start(role, index)
+            return super()._start(role, index)
 
 
 def host_names(num_workers: int = 2, num_servers: int = 2) -> list[str]:

@@ -110,8 +110,9 @@ class LocalCluster:
         # gRPC would ask an HTTP proxy for loopback addresses too, and hang.
         past_proxy = environment.get("no_grpc_proxy") or environment.get("no_proxy")
         environment["no_grpc_proxy"] = ",".join(filter(None, [past_proxy, _HOST, "localhost"]))
-        # TensorFlow would listen on every interface.
-        environment["LD_PRELOAD"] = loopback.preload(environment.get("LD_PRELOAD"))
+        if all(a.startswith(_HOST) for addresses in self.cluster.values() for a in addresses):
+            # TensorFlow would listen on every interface.
+            environment["LD_PRELOAD"] = loopback.preload(environment.get("LD_PRELOAD"))
         # All processes share one machine's GPUs, if it has any.
         environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         environment["PYTHONPATH"] = os.pathsep.join(

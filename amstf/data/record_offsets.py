@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import pathlib
-import struct
 
 import numpy as np
 
+from amstf import files
+from amstf.data.manifest import frames
 from amstf.errors import SampleError
 
 SUFFIX = ".offsets"
 """Of the file beside a TFRecord file: int64, where each record begins, and where the last ends."""
 
-_HEADER = struct.Struct("<QI")
 _FRAME_BYTES = 16  # Of a record, around its data.
 _DTYPE = np.dtype("<i8")
 
@@ -59,31 +59,32 @@ def record_offsets(path: str | os.PathLike, records: int) -> np.ndarray:
         >>> record_offsets(path, 2).tolist()
         [0, 19, 35]
     """
-    beside = pathlib.Path(f"{path}{SUFFIX}")
+    path = os.fspath(path)
+    beside = f"{path}{SUFFIX}"
     try:
-        if beside.stat().st_size == (records + 1) * _DTYPE.itemsize:
-            offsets = np.memmap(beside, _DTYPE, mode="r")
-            if offsets[-1] == os.path.getsize(path):
+        if files.size(beside) == (records + 1) * _DTYPE.itemsize:
+            offsets = _read(beside)
+            if (offsets[0], offsets[-1]) == (0, files.size(path)):
                 return offsets
     except OSError:
         pass
-    return _scan(pathlib.Path(path), records)
+    return _scan(path, records)
 
 
-def _scan(path: pathlib.Path, records: int) -> np.ndarray:
-    offsets = np.zeros(records + 1, np.int64)
-    size = path.stat().st_size
-    at = 0
-    with path.open("rb") as file:
-        for number in range(records):
-            file.seek(at)
-            header = file.read(_HEADER.size)
-            if len(header) == _HEADER.size:
-                at += framed_size(_HEADER.unpack(header)[0])
-            if len(header) < _HEADER.size or at > size:
-                raise SampleError(
-                    f"{path} ends in record {number:,} of {records:,}, or that record is damaged; "
-                    "copy or write the data set again"
-                )
-            offsets[number + 1] = at
-    return offsets
+def _read(path: str) -> np.ndarray:
+    if not files.is_remote(path):
+        return np.memmap(path, _DTYPE, mode="r")
+    with files.open_binary(path) as file:
+        return np.frombuffer(file.read(), _DTYPE)
+
+
+def _scan(path: str, records: int) -> np.ndarray:
+    size = files.size(path)
+    ends = [end for _, end in itertools.islice(frames(path, size), records)]
+    whole = [end for end in ends if end <= size]
+    if len(whole) < records:
+        raise SampleError(
+            f"{path} ends in record {len(whole):,} of {records:,}, or that record is damaged; "
+            "copy or write the data set again"
+        )
+    return np.array([0, *whole], np.int64)

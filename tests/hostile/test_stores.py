@@ -1,4 +1,4 @@
-"""Fuzz of image stores, in a child: HDF5's library and the mapped store must not end the process."""
+"""Fuzz of image stores, in a child: HDF5 and the mapped store must not end the process."""
 
 import os
 import pathlib
@@ -144,5 +144,5 @@ def test_attributes_that_cannot_be_read_are_refused(tmp_path):
     content = path.read_bytes()
     at = content.index(b"backbone")
     path.write_bytes(content[: at + 12] + b"\xff" * 8 + content[at + 20 :])
-    with pytest.raises(StoreError, match="images.h5"):
+    with pytest.raises(StoreError, match=r"images\.h5"):
         read_layout(path)
