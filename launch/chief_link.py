@@ -77,6 +77,8 @@ class _Link:
                     return self._code_after(line.removeprefix(LEFT))
                 elif line:
                     self._served = True
+                    while stream.read(4096):  # TensorFlow's: it closes after 2 minutes of silence.
+                        pass
         except OSError:
             pass  # The chief's process or machine has gone: the next try tells more.
         if not line and time.monotonic() - since > _SURELY_TENSORFLOW:

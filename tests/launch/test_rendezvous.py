@@ -83,7 +83,11 @@ def test_tensorflow_at_the_chiefs_address_is_a_chief_that_trains(cluster, chief)
     with socket.create_server(("127.0.0.1", chief.port)) as tensorflow:
         task = Task(cluster, "worker", timeout=0.2)
         connection, _ = tensorflow.accept()
-        connection.sendall(b"\0\0\x12\4\0\0\0\0\0")  # HTTP/2 settings, as gRPC sends them.
+        # HTTP/2 settings, as gRPC sends them; they may be of any length and hold line ends.
+        connection.sendall(b"\0\0\x12\4\0\0\0\0\0\n" * 20)
+        tensorflow.settimeout(1.5)
+        with pytest.raises(TimeoutError):  # It stays, and does not come again.
+            tensorflow.accept()
         connection.close()
     assert task.wait() == EXIT_RESTART
     assert task.said == ["the chief has been gone for 0.2 s"]
