@@ -20,6 +20,12 @@ from amstf.schema import (
 WEIGHT_MISMATCH = "as many weights as ids"
 """Stands in the message of a record whose weights and ids differ in number."""
 
+LONGEST_LIST = 1 << 16
+"""Values of the longest list that is padded: 512 KB for each row of the batch."""
+
+LIST_TOO_LONG = f"has a list of more than {LONGEST_LIST:,} values"
+"""Stands in the message of a record with such a list."""
+
 _PADDING = {tf.int64: NO_ID, tf.string: "", tf.float32: 0.0}
 
 
@@ -67,8 +73,8 @@ def parse_batch(
             with tf.control_dependencies([check] if check is not None else []):
                 weights = weights.with_values(tf.identity(weights.values))
                 values = values.with_values(tf.identity(values.values))
-            batch[field.weight_name] = _list(weights, field.max_length, ragged)
-        batch[field.name] = _list(values, field.max_length, ragged)
+            batch[field.weight_name] = _list(weights, field, ragged)
+        batch[field.name] = _list(values, field, ragged)
     return batch
 
 
@@ -95,7 +101,17 @@ def feature_spec(fields: Iterable[Field]) -> Mapping[str, Any]:
     return spec
 
 
-def _list(values: tf.RaggedTensor, max_length: int | None, ragged: bool) -> Any:
-    if max_length is not None:
-        values = values[:, :max_length]
-    return values if ragged else values.to_tensor(_PADDING[values.dtype])
+def _list(values: tf.RaggedTensor, field: Field, ragged: bool) -> Any:
+    if field.max_length is not None:
+        values = values[:, : field.max_length]
+    if ragged:
+        return values
+    # One record with a list of millions would make every row of its batch as long.
+    check = tf.debugging.assert_less_equal(
+        values.row_lengths(),
+        tf.constant(LONGEST_LIST, tf.int64),
+        message=f"field {field.name!r} {LIST_TOO_LONG}; give it a max_length",
+    )
+    with tf.control_dependencies([check] if check is not None else []):
+        values = values.with_values(tf.identity(values.values))
+    return values.to_tensor(_PADDING[values.dtype])

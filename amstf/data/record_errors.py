@@ -11,13 +11,22 @@ import tensorflow as tf
 
 from amstf import files
 from amstf.data.manifest import frames
-from amstf.data.parsing import WEIGHT_MISMATCH, parse_batch
+from amstf.data.parsing import LIST_TOO_LONG, WEIGHT_MISMATCH, parse_batch
 from amstf.data.samples_reader import Samples
 from amstf.errors import SampleError
 
 _CHUNK = 1024
 _PARSE_ERROR = re.compile(
-    "|".join(("[Pp]arse ?[Ee]xample", "could not be found", "Data types? ", WEIGHT_MISMATCH))
+    "|".join(
+        (
+            "[Pp]arse ?[Ee]xample",
+            "could not be found",
+            "Data types? ",
+            "negative number of bytes",
+            WEIGHT_MISMATCH,
+            LIST_TOO_LONG,
+        )
+    )
 )
 
 
@@ -45,10 +54,12 @@ def record_errors(samples: Samples, split: str) -> Iterator[None]:
     samples.files(split)
     try:
         yield
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+    # TensorFlow puts the record itself into its message, which then may not be text.
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
         # A model's own errors can be InvalidArgumentErrors too; do not read all data for them.
-        is_parse_error = _PARSE_ERROR.search(error.message)
-        if isinstance(error, tf.errors.InvalidArgumentError) and not is_parse_error:
+        if isinstance(error, tf.errors.InvalidArgumentError) and not _PARSE_ERROR.search(
+            error.message
+        ):
             raise
         found = _located(samples, split)
         if found is None:
@@ -64,6 +75,8 @@ def find_bad_record(samples: Samples, split: str) -> SampleError | None:
         split: Name of the split.
     """
     for path in samples.files(split):
+        if found := _beyond_the_end(path):
+            return found
         done = 0
         chunks = iter(tf.data.TFRecordDataset(path).batch(_CHUNK))
         while True:
@@ -86,6 +99,18 @@ def find_bad_record(samples: Samples, split: str) -> SampleError | None:
     return None
 
 
+def _beyond_the_end(path: str) -> SampleError | None:
+    """What a length says must not be reserved before it was compared with the file."""
+    size = files.size(path)
+    for number, (offset, end) in enumerate(_frames(path)):
+        if end > size:
+            problem = (
+                f"the record is damaged, its length goes to byte {end:,}, the file to {size:,}"
+            )
+            return _error(path, number, offset, problem)
+    return None
+
+
 def _located(samples: Samples, split: str) -> SampleError | None:
     # A file that was damaged after it was opened shows in its size first.
     try:
@@ -100,6 +125,8 @@ def _parse_problem(samples: Samples, serialized: tf.Tensor) -> str | None:
         parse_batch(serialized, samples.schema.fields)
     except tf.errors.InvalidArgumentError as error:
         return _readable(error.message)
+    except UnicodeDecodeError:
+        return "Could not parse example input"
     return None
 
 

@@ -209,8 +209,10 @@ def _mappable(path: str | os.PathLike[str]) -> StoreFile:
                      "copying it once to %s", path, copy)  # fmt: skip
         try:
             _copy_mappable(path, copy)
-        except StoreError:
-            raise
+        except StoreError as error:
+            if str(path) in str(error):
+                raise
+            raise StoreError(f"{path} must be copied to be mapped: {error}") from error
         except (*hdf5_layout.DAMAGES, MemoryError) as error:
             raise StoreError(f"{path} must be copied to be mapped, and {copy}: {error}") from error
     layout = hdf5_layout.read_layout(copy)

@@ -16,6 +16,8 @@ import sys
 import time
 import traceback
 
+from tests.hostile.strategies import check_message
+
 ROOT = pathlib.Path(__file__).parents[2]
 MEMORY = 3 << 30
 """Bytes of address space that a target may take on top of what TensorFlow itself has mapped."""
@@ -51,6 +53,13 @@ class Child:
         result = json.loads(answer)
         assert "raised" not in result, result["raised"]
         return result
+
+    def good_or_refused(self, target: str, argument: object, *names: str) -> object:
+        """Returns the result of a target, or None after checking its refusal."""
+        answer = self.ask(target, argument)
+        if "refused" in answer:
+            check_message(answer["refused"], *names)
+        return answer.get("good")
 
     def stop(self) -> None:
         """Ends the process, if there is one."""

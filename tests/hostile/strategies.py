@@ -4,9 +4,16 @@ import copy
 import json
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from amstf.errors import AmstfError
+
+
+def examples(count: int) -> settings:
+    """So many examples, and as many times more as the profile in use asks for (see conftest)."""
+    return settings(max_examples=count * settings().max_examples // 100)
+
 
 WHOLE_NUMBERS = st.one_of(
     st.integers(-2, 70),
@@ -67,15 +74,29 @@ def _places(value: Any) -> Any:
 @st.composite
 def broken_bytes(draw: st.DrawFn, content: bytes, first: int | None = None) -> bytes:
     """A good file that was cut, or of which some bytes were changed; `first`: only among those."""
-    changed = bytearray(content)
+    changed, changes = bytearray(content), []
     end = min(len(content), first or len(content))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, end - 1))
         new = draw(st.binary(min_size=1, max_size=8))
         changed[at : at + len(new)] = new
+        changes.append(f"byte {at} on: {new!r}")
     if draw(st.integers(0, 3)) == 0:
-        del changed[draw(st.integers(0, len(changed))) :]
-    return bytes(changed)
+        at = draw(st.integers(0, len(changed)))
+        del changed[at:]
+        changes.append(f"cut at {at}")
+    broken = _Broken(changed)
+    broken.changes = ", ".join(changes) or "nothing"
+    return broken
+
+
+class _Broken(bytes):
+    """Says what was changed; the whole content would fill the page of a failure."""
+
+    changes: str
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes, changed: {self.changes}>"
 
 
 def check_message(message: str, *names: str) -> None:

@@ -6,7 +6,7 @@ import tempfile
 
 import pytest
 from absl import flags
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from amstf.config import AmsConfig
@@ -18,9 +18,15 @@ from launch.datasets import movielens
 from launch.local_cluster import parse_cluster
 from launch.run_directory import RunConfig, RunDirectory
 from tests.amstf.data.conftest import SCHEMA, write_samples
-from tests.hostile.strategies import broken_bytes, broken_json, check_message, good_or_refused
+from tests.hostile.strategies import (
+    broken_bytes,
+    broken_json,
+    check_message,
+    examples,
+    good_or_refused,
+)
 
-EXAMPLES = settings(max_examples=300)
+EXAMPLES = examples(300)
 
 SCHEMA_DOCUMENT = json.loads(SCHEMA.to_json())
 MANIFEST_DOCUMENT = json.loads(
