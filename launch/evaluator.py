@@ -82,6 +82,9 @@ class Evaluator:
         state = tf.train.get_checkpoint_state(str(self.run.checkpoints))
         if state is None:
             return None
+        if self._score is None:
+            self._score = self._prepare()  # Takes seconds, in which checkpoints come and go.
+            return self._next_checkpoint()
         listed = itertools.zip_longest(
             state.all_model_checkpoint_paths, state.all_model_checkpoint_timestamps
         )
@@ -90,21 +93,19 @@ class Evaluator:
         return next((c for c in checkpoints if c.step not in done and c not in self._skipped), None)
 
     def _evaluate(self, checkpoint: _Checkpoint) -> None:
-        score = self._score or self._prepare()
+        assert self._score is not None
         started = time.monotonic()
         try:
             click_model.restore(self._model, checkpoint.path)
         except tf.errors.OpError as error:
             self._skipped.add(checkpoint)
-            print(
-                f"warning: {checkpoint.path} was deleted meanwhile or is not whole, skipped: "
-                f"{error.message.strip().splitlines()[0]}",
-                file=sys.stderr,
-                flush=True,
-            )
+            what = f"is not whole ({error.message.strip().splitlines()[0]})"
+            if isinstance(error, tf.errors.NotFoundError):
+                what = "was deleted meanwhile"
+            print(f"warning: {checkpoint.path} {what}: skipped", file=sys.stderr, flush=True)
             return
         metrics = evaluation.measure(
-            evaluation.predict(score, self._samples, evaluation.VALIDATION)
+            evaluation.predict(self._score, self._samples, evaluation.VALIDATION)
         )
         step = checkpoint.step
         is_best = self._in_place_of_chief and metrics.auc > self._best_auc
@@ -136,8 +137,7 @@ class Evaluator:
         before = [row.get("auc", math.nan) for row in evaluation_log.read(self.run.evaluations)]
         before += History(self.run.history).column("validation_auc")[1]
         self._best_auc = max((auc for auc in before if not math.isnan(auc)), default=-math.inf)
-        self._score = evaluation.scorer(self._model)
-        return self._score
+        return evaluation.scorer(self._model)
 
     def _read_report(self) -> dict[str, Any] | None:
         return read_json(self.run.report, "a run") if self.run.report.exists() else None
