@@ -185,8 +185,9 @@ class StepLogger:
             )
             if step is None:
                 self._to_tensorboard(now, {f"validation/{n}": value for n, value in kept.items()})
-            self._shown["validation AUC"] = f"{metrics['auc']:.4f}"
-            self._show(now, force=True)
+            at = "" if step is None else f" (step {step})"
+            self._shown["validation AUC"] = f"{metrics['auc']:.4f}{at}"
+            self._show(now, force=step is None)
 
     def _follow(self) -> None:
         while not self._stop.wait(_POLL_SECONDS):
