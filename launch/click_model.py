@@ -6,12 +6,16 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf.data import Samples
-from amstf.errors import ConfigError
+from amstf.errors import AmstfError, ConfigError
 from amstf.layers import AmsEmbedding
 from amstf.schema import IMAGE, Schema
 from amstf.store import ImageStore
 from launch.run_directory import RunConfig, RunDirectory
 from models import Dicm, EmbeddingMlp, build, image_tower
+
+
+class CheckpointError(AmstfError):
+    """A checkpoint that is not there, or not whole."""
 
 
 def open_stores(samples: Samples) -> dict[str, ImageStore]:
@@ -75,6 +79,7 @@ def load_run(
 
     Raises:
         ConfigError: If the run has no checkpoint, or the data set does not fit the model.
+        CheckpointError: If the checkpoint is not whole.
     """
     checkpoint = tf.train.latest_checkpoint(str(run.best)) if which == "best" else None
     checkpoint = checkpoint or tf.train.latest_checkpoint(str(run.checkpoints))
@@ -109,7 +114,13 @@ def restore(model: keras.Model, checkpoint: str) -> None:
         checkpoint: Path of the checkpoint, without the ending of its files.
 
     Raises:
-        tf.errors.OpError: If the checkpoint is not there, or not whole.
+        CheckpointError: If the checkpoint is not there, or not whole.
     """
-    status = tf.train.Checkpoint(model=model).restore(checkpoint)
+    try:
+        status = tf.train.Checkpoint(model=model).restore(checkpoint)
+    except tf.errors.NotFoundError as error:
+        raise CheckpointError(f"{checkpoint} is not there, or not any more") from error
+    except (tf.errors.OpError, IndexError) as error:  # IndexError: a file was cut off.
+        first = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{checkpoint} is not whole ({first})") from error
     status.assert_existing_objects_matched().expect_partial()

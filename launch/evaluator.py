@@ -97,12 +97,9 @@ class Evaluator:
         started = time.monotonic()
         try:
             click_model.restore(self._model, checkpoint.path)
-        except tf.errors.OpError as error:
+        except click_model.CheckpointError as error:
             self._skipped.add(checkpoint)
-            what = f"is not whole ({error.message.strip().splitlines()[0]})"
-            if isinstance(error, tf.errors.NotFoundError):
-                what = "was deleted meanwhile"
-            print(f"warning: {checkpoint.path} {what}: skipped", file=sys.stderr, flush=True)
+            print(f"warning: {error}: skipped", file=sys.stderr, flush=True)
             return
         metrics = evaluation.measure(
             evaluation.predict(self._score, self._samples, evaluation.VALIDATION)

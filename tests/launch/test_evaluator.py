@@ -78,94 +78,86 @@ def scalars_of(directory):
     return found
 
 
-def test_it_follows_a_run_to_its_end(small_dataset, tmp_path):
+@pytest.fixture
+def follow(small_dataset, tmp_path):
+    """A run made by hand, and a function that starts an evaluator of it."""
     made = HandmadeRun(tmp_path / "run", small_dataset)
+    started = []
+
+    def start_evaluator(*flags):
+        started.append(start("launch.train", *made.flags, *flags, TF_CONFIG=TF_CONFIG))
+        return started[-1]
+
+    yield made, start_evaluator
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_it_follows_a_run_over_restarts_to_its_end(follow):
+    made, start_evaluator = follow
     directory = made.directory
-    made.write_report(epochs=1)  # Of an older training: it ends nobody.
-    flags = [*made.flags, "--validation=evaluator"]
-    first = start("launch.train", *flags, TF_CONFIG=TF_CONFIG)
-    second = None
-    try:
-        made.begin()
-        made.save(10)
-        made.list_checkpoints(10)
-        wait_for_step(directory.evaluations, 10, first)
-        first.terminate()
-        out, err = first.communicate(timeout=DEADLINE)
-        assert (first.returncode, err) == (143, "terminated\n"), out
+    made.write_report(epochs=1)  # Of a training before this one: it ends nobody.
+    evaluator = start_evaluator()
+    made.begin()
+    made.save(10)
+    made.list_checkpoints(10)
+    wait_for_step(directory.evaluations, 10, evaluator)
+    made.save(12)
+    made.list_checkpoints(10, 12)
+    made.write_report("interrupted")
+    out, err = evaluator.communicate(timeout=DEADLINE)
+    assert (evaluator.returncode, err) == (130, ""), out
+    assert [row["step"] for row in evaluation_log.read(directory.evaluations)] == [10, 12]
+    # The chief validates by itself, so these are its own.
+    assert not directory.best.exists() and not directory.history.exists()
 
-        second = start("launch.train", *flags, TF_CONFIG=TF_CONFIG)
-        data = pathlib.Path(made.save(20) + ".data-00000-of-00001")
-        data.write_bytes(data.read_bytes()[:100])
-        made.save(30)
-        made.list_checkpoints(10, 15, 20, 30)  # There is no 15 any more.
-        wait_for_step(directory.evaluations, 30, second)
-        made.save(40)
-        made.list_checkpoints(30, 40)
-        made.write_report()
-        out, err = second.communicate(timeout=DEADLINE)
-    finally:
-        for process in filter(None, (first, second)):
-            process.kill()
-    assert second.returncode == 0, err
-    gone, broken = err.splitlines()
-    assert gone == f"warning: {made.path_of(15)} was deleted meanwhile: skipped"
-    assert broken.startswith(f"warning: {made.path_of(20)} is not whole (")
-    assert "step 10:" not in out and "the training has ended (finished)" in out
+    # That the training before was interrupted does not end it either.
+    evaluator = start_evaluator("--validation=evaluator")
+    for step, cut_off in ((20, ".data-00000-of-00001"), (25, ".index")):
+        path = pathlib.Path(made.save(step) + cut_off)
+        path.write_bytes(path.read_bytes()[:100])
+    made.save(30)
+    made.list_checkpoints(12, 15, 20, 25, 30)  # There is no 15 any more.
+    wait_for_step(directory.evaluations, 30, evaluator)
+    evaluator.terminate()
+    out, err = evaluator.communicate(timeout=DEADLINE)
+    assert evaluator.returncode == 143 and "step 12:" not in out
+    gone, cut, cut_too, last = err.splitlines()
+    assert gone == f"warning: {made.path_of(15)} is not there, or not any more: skipped"
+    assert cut.startswith(f"warning: {made.path_of(20)} is not whole (")
+    assert cut_too.startswith(f"warning: {made.path_of(25)} is not whole (")
+    assert last == "terminated"
 
+    # It comes too late: the chief has gone.
+    made.save(40)
+    made.list_checkpoints(30, 40)
+    made.write_report()
+    evaluator = start_evaluator("--validation=evaluator")
+    out, err = evaluator.communicate(timeout=DEADLINE)
+    assert (evaluator.returncode, err) == (0, ""), out
+    check_what_it_left(directory)
+
+
+def check_what_it_left(directory):
     rows = evaluation_log.read(directory.evaluations)
-    assert [row["step"] for row in rows] == [10, 30, 40]
-    best = max(rows, key=lambda row: row["auc"])
-    assert tf.train.latest_checkpoint(directory.best).endswith(f"-{best['step']:.0f}")
+    assert [row["step"] for row in rows] == [10, 12, 30, 40]
     shown = scalars_of(directory.tensorboard / "evaluator")
     for row in rows:
         for name in ("auc", "gauc", "log_loss", "calibration"):
             assert shown[f"validation/{name}", row["step"]] == pytest.approx(row[name], abs=1e-6)
-    history = History(directory.history)
-    assert history.column("validation_calibration")[0] == [10, 30, 40]
+    assert History(directory.history).column("validation_calibration")[0] == [10, 12, 30, 40]
     report = json.loads(directory.report.read_text())
+    best = max(rows, key=lambda row: row["auc"])
     assert report["best_validation"]["validation_auc"] == pytest.approx(best["auc"])
     assert report["last_validation"]["step"] == 40
 
-    check_equal_to_launch_evaluate(directory, best, rows[-1])
-    # Started again after the end it has nothing to do, and does not wait for another training.
-    code, out, err = run("launch.train", *flags, TF_CONFIG=TF_CONFIG)
-    assert (code, err) == (0, "") and "step" not in out
-
-
-def check_equal_to_launch_evaluate(directory, best, last):
-    for which, row in (("best", best), ("last", last)):
-        code, _, err = run(
-            "launch.evaluate",
-            f"--run={directory.path}",
-            "--split=validation",
-            f"--checkpoint={which}",
-        )
-        assert code == 0, err
-        evaluated = json.loads((directory.path / "evaluation-validation.json").read_text())
-        for name, value in evaluated["metrics"]["all"].items():
-            assert row[name] == pytest.approx(value, rel=1e-7), name
-
-
-def test_an_interrupted_training_ends_it_with_another_code(small_dataset, tmp_path):
-    made = HandmadeRun(tmp_path / "run", small_dataset)
-    made.begin()
-    made.save(10)
-    made.list_checkpoints(10)
-    made.write_report("interrupted")  # Before its start: the training is to go on.
-    process = start("launch.train", *made.flags, TF_CONFIG=TF_CONFIG)
-    try:
-        wait_for_step(made.directory.evaluations, 10, process)
-        made.save(20)
-        made.list_checkpoints(10, 20)
-        made.write_report("interrupted", steps=20)
-        out, err = process.communicate(timeout=DEADLINE)
-    finally:
-        process.kill()
-    assert (process.returncode, err) == (130, ""), out
-    assert [row["step"] for row in evaluation_log.read(made.directory.evaluations)] == [10, 20]
-    # The chief validates by itself, so these are its own.
-    assert not made.directory.best.exists() and not made.directory.history.exists()
+    flags = (f"--run={directory.path}", "--split=validation", "--checkpoint=last")
+    code, _, err = run("launch.evaluate", *flags)
+    assert code == 0, err
+    evaluated = json.loads((directory.path / "evaluation-validation.json").read_text())
+    for name, value in evaluated["metrics"]["all"].items():
+        assert rows[-1][name] == pytest.approx(value, rel=1e-7), name
 
 
 def test_early_stopping_through_the_evaluations(small_dataset, tmp_path):
