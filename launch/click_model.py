@@ -6,12 +6,16 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf.data import Samples
-from amstf.errors import ConfigError
+from amstf.errors import AmstfError, ConfigError
 from amstf.layers import AmsEmbedding
 from amstf.schema import IMAGE, Schema
 from amstf.store import ImageStore
 from launch.run_directory import RunConfig, RunDirectory
 from models import Dicm, EmbeddingMlp, build, image_tower
+
+
+class CheckpointError(AmstfError):
+    """A checkpoint that is not there, or not whole."""
 
 
 def open_stores(samples: Samples) -> dict[str, ImageStore]:
@@ -75,9 +79,22 @@ def load_run(
 
     Raises:
         ConfigError: If the run has no checkpoint, or the data set does not fit the model.
+        CheckpointError: If the checkpoint is not whole.
     """
+    checkpoint = tf.train.latest_checkpoint(str(run.best)) if which == "best" else None
+    checkpoint = checkpoint or tf.train.latest_checkpoint(str(run.checkpoints))
     config = run.read_config()
     samples = samples or Samples.open(config.dataset)
+    if checkpoint is None:
+        raise ConfigError(f"{run.path} has no checkpoint yet; let python -m launch.train go on")
+    model = make_run_model(run, samples)
+    restore(model, checkpoint)
+    return model, samples, config
+
+
+def make_run_model(run: RunDirectory, samples: Samples) -> keras.Model:
+    """Makes the model of a run in this process, with new weights; raises as `load_run`."""
+    config = run.read_config()
     trained = Schema.load(run.path)
     lacking = [field.name for field in trained.inputs if field not in samples.schema.fields]
     if lacking:
@@ -85,12 +102,25 @@ def load_run(
             f"{samples.directory} lacks fields that {run.path} was trained on, or has others under "
             f"their names: {', '.join(lacking)}; prepare the data set as the training data was"
         )
-    checkpoint = tf.train.latest_checkpoint(str(run.best)) if which == "best" else None
-    checkpoint = checkpoint or tf.train.latest_checkpoint(str(run.checkpoints))
-    if checkpoint is None:
-        raise ConfigError(f"{run.path} has no checkpoint yet; let python -m launch.train go on")
     stores = open_stores(samples) if config.model == "dicm" else {}
-    model = make_model(config, trained, stores)
-    status = tf.train.Checkpoint(model=model).restore(checkpoint)
+    return make_model(config, trained, stores)
+
+
+def restore(model: keras.Model, checkpoint: str) -> None:
+    """Reads all weights of a model from a checkpoint.
+
+    Args:
+        model: The model.
+        checkpoint: Path of the checkpoint, without the ending of its files.
+
+    Raises:
+        CheckpointError: If the checkpoint is not there, or not whole.
+    """
+    try:
+        status = tf.train.Checkpoint(model=model).restore(checkpoint)
+    except tf.errors.NotFoundError as error:
+        raise CheckpointError(f"{checkpoint} is not there, or not any more") from error
+    except (tf.errors.OpError, IndexError) as error:  # IndexError: a file was cut off.
+        first = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{checkpoint} is not whole ({first})") from error
     status.assert_existing_objects_matched().expect_partial()
-    return model, samples, config

@@ -8,20 +8,14 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from launch.step_logger import History
 
 
-def draw(history: History, path: pathlib.Path, title: str) -> None:
-    """Draws loss and AUC by step into a PNG file.
-
-    Args:
-        history: The rows of the run.
-        path: The file to write.
-        title: Says which run it is.
-    """
-    figure, (losses, aucs) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    figure.suptitle(title)
+def figure(history: History) -> Figure:
+    """Draws loss, AUC and GAUC by step; the caller closes the figure."""
+    drawn, (losses, aucs) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     _curve(losses, history, "loss", "training loss", color="tab:blue", alpha=0.6)
     _curve(losses, history, "validation_log_loss", "validation log loss", "o-", color="tab:orange")
     losses.set(xlabel="step", ylabel="log loss (nats)")
@@ -32,9 +26,22 @@ def draw(history: History, path: pathlib.Path, title: str) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
+    return drawn
+
+
+def draw(history: History, path: pathlib.Path, title: str) -> None:
+    """Draws the curves of a run into a PNG file.
+
+    Args:
+        history: The rows of the run.
+        path: The file to write.
+        title: Says which run it is.
+    """
+    drawn = figure(history)
+    drawn.suptitle(title)
     partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, format="png", dpi=120)
-    plt.close(figure)
+    drawn.savefig(partial, format="png", dpi=120)
+    plt.close(drawn)
     partial.replace(path)
 
 

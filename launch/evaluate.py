@@ -8,16 +8,20 @@ all impressions and over those of items that training never showed ("new items")
 in full, to RUN/evaluation-SPLIT.json. Of synthetic data the best reachable values are shown too.
 """
 
+import dataclasses
 import functools
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from amstf.errors import ConfigError
 from launch import program
 from launch.run_directory import RunDirectory, write_json
+
+if TYPE_CHECKING:
+    from launch import evaluation
 
 FLAGS = flags.FLAGS
 
@@ -39,8 +43,21 @@ NEW = "new items"
 _COLUMNS = ("AUC", "GAUC", "log loss", "calibration")
 
 
-def evaluate(run: RunDirectory) -> dict[str, Any]:
-    """Evaluates a run and writes RUN/evaluation-SPLIT.json; returns what it wrote."""
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A run on the split that the flags name.
+
+    Attributes:
+        report: What is in RUN/evaluation-SPLIT.json.
+        predictions: What its metrics were computed from.
+    """
+
+    report: dict[str, Any]
+    predictions: "evaluation.Predictions"
+
+
+def evaluate(run: RunDirectory) -> Evaluation:
+    """Evaluates a run as the flags say and writes RUN/evaluation-SPLIT.json."""
     import numpy as np
     import tqdm
 
@@ -62,7 +79,7 @@ def evaluate(run: RunDirectory) -> dict[str, Any]:
         predictions = evaluation.predict(score, samples, FLAGS.split, progress=bar.update)
     parts = {ALL: evaluation.measure(predictions)}
     if predictions.items is not None:
-        counts = _train_item_counts(config.dataset)
+        counts = training_impressions(config.dataset)["items"]
         often = [item for item, n in counts.items() if n > FLAGS.new_item_impressions]
         parts[NEW] = evaluation.measure(predictions, ~np.isin(predictions.items, often))
     report = {
@@ -76,16 +93,24 @@ def evaluate(run: RunDirectory) -> dict[str, Any]:
         "best_reachable": samples.manifest.info.get("best_reachable", {}),
     }
     write_json(run.path / f"evaluation-{FLAGS.split}.json", report)
-    return report
+    return Evaluation(report, predictions)
 
 
 @functools.cache
-def _train_item_counts(dataset: str) -> dict[int, int]:
-    """Reads the training split once, however many runs were trained on it."""
+def training_impressions(dataset: str) -> dict[str, "evaluation.Counts"]:
+    """Counts the impressions of "items" and users ("groups") in training, where there are such.
+
+    Reads the training split once, however many runs were trained on it.
+    """
     from amstf.data import Samples
     from launch import evaluation
 
-    return evaluation.item_counts(Samples.open(dataset), "train")
+    samples = Samples.open(dataset)
+    schema = samples.schema
+    fields = {"items": schema.item, "groups": schema.group and schema.group.name}
+    fields = {name: field for name, field in fields.items() if field}
+    counts = evaluation.impression_counts(samples, "train", list(fields.values()))
+    return dict(zip(fields, counts, strict=True))
 
 
 def table(reports: list[dict[str, Any]]) -> str:
@@ -121,15 +146,21 @@ def _cell(value: float | None) -> str:
     return f"{'-' if value is None else f'{value:.4f}':>13}"
 
 
-def main(arguments: list[str]) -> None:
-    """Evaluates the runs and prints one table."""
-    del arguments
+def runs_of_flags() -> list[RunDirectory]:
+    """Returns the runs that --run names; raises ConfigError unless each of them is one."""
     runs = [RunDirectory(path) for path in FLAGS.run if path]
     if not runs:
         raise ConfigError("--run is empty; name a run directory of launch.train")
     for run in runs:
         run.read_config()
-    reports = [evaluate(run) for run in runs]
+    return runs
+
+
+def main(arguments: list[str]) -> None:
+    """Evaluates the runs and prints one table."""
+    del arguments
+    runs = runs_of_flags()
+    reports = [evaluate(run).report for run in runs]
     print(table(reports))
     print("in full: " + ", ".join(f"{run.path}/evaluation-{FLAGS.split}.json" for run in runs))
 

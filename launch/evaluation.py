@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,10 +13,28 @@ import tf_keras as keras
 
 from amstf import ops
 from amstf.data import Samples, record_errors
+from amstf.errors import ConfigError
 from amstf.metrics import auc, gauc, log_loss
 
 BATCH_SIZE = 4096
 """Samples of a prediction batch: large enough to keep two cores busy, small in memory."""
+
+VALIDATION = "validation"
+"""The split that decides which checkpoint is best, and when to stop."""
+
+
+def has_validation(samples: Samples) -> bool:
+    """Whether there is something to validate on."""
+    return VALIDATION in samples.splits and bool(samples.num_records(VALIDATION))
+
+
+def check_has_validation(samples: Samples) -> None:
+    """Raises ConfigError if there is nothing for an evaluator to evaluate."""
+    if not has_validation(samples):
+        raise ConfigError(
+            f"{samples.directory} has no samples in a split {VALIDATION!r}, and an evaluator needs "
+            "them; use --validation=none and start no evaluator"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +55,8 @@ class Predictions:
 
 
 Scorer = Callable[[dict[str, tf.Tensor]], tf.Tensor]
+Counts = dict[Any, int]
+"""Impressions by value of a field."""
 
 
 def scorer(model: keras.Model) -> Scorer:
@@ -139,14 +160,22 @@ def measure(predictions: Predictions, where: np.ndarray | None = None) -> Metric
     )
 
 
-def item_counts(samples: Samples, split: str) -> dict[int, int]:
-    """Counts the impressions of each item in a split; reads no other field."""
-    item = samples.schema.item
-    counts: dict[int, int] = {}
+def impression_counts(samples: Samples, split: str, fields: Sequence[str]) -> list[Counts]:
+    """Counts the impressions of each value of some fields in a split; reads no other field.
+
+    Args:
+        samples: The data set.
+        split: The split.
+        fields: Names of fields with one value a sample, such as the item or the user.
+
+    Returns:
+        For each field its counts.
+    """
+    counts: list[Counts] = [{} for _ in fields]
     with record_errors(samples, split):
-        for batch in samples.dataset(split, BATCH_SIZE, fields=[item], only_inputs=False):
-            for value, count in zip(
-                *np.unique(batch[item].numpy(), return_counts=True), strict=True
-            ):
-                counts[value] = counts.get(value, 0) + int(count)
+        for batch in samples.dataset(split, BATCH_SIZE, fields=fields, only_inputs=False):
+            for field, count in zip(fields, counts, strict=True):
+                values = np.unique(batch[field].numpy(), return_counts=True)
+                for value, n in zip(*values, strict=True):
+                    count[value] = count.get(value, 0) + int(n)
     return counts

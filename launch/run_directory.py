@@ -8,6 +8,8 @@ RUN/history.csv       a row for each log interval and each validation
 RUN/curves.png        loss and AUC by step
 RUN/tensorboard/      the same for TensorBoard
 RUN/report.json       the end: configuration, versions, metrics, times, counters
+RUN/evaluations.csv   what an evaluator process measured, a row for each checkpoint
+RUN/report.html       launch.report: all of it, for people
 RUN/logs/             output of workers and servers of a local cluster
 """
 
@@ -28,6 +30,12 @@ from amstf.errors import ConfigError
 
 MODELS = ("embedding_mlp", "dicm")
 AGGREGATORS = ("sum", "attentive")
+
+CHIEF, EVALUATOR, NONE = VALIDATIONS = ("chief", "evaluator", "none")
+"""Who validates: the chief between segments, an evaluator process, or nobody."""
+
+INTERRUPTED = "interrupted"
+"""How the report says that a training ended which was not done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +137,8 @@ class RunDirectory:
         self.tensorboard = self.path / "tensorboard"
         self.report = self.path / "report.json"
         self.logs = self.path / "logs"
+        self.evaluations = self.path / "evaluations.csv"
+        self.page = self.path / "report.html"
 
     def check(self, config: RunConfig) -> None:
         """Checks that `config` continues the run in the directory, if something was trained there.
@@ -157,6 +167,7 @@ class RunDirectory:
         if not self._has_checkpoint():
             # Left by a run that failed before its first checkpoint; its steps are not ours.
             self.history.unlink(missing_ok=True)
+            self.evaluations.unlink(missing_ok=True)
         write_atomically(self.config, config.to_json())
 
     def _has_checkpoint(self) -> bool:

@@ -13,7 +13,7 @@ import pathlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -25,14 +25,14 @@ _CONSISTENT_READS = 5
 _COUNTERS_SECONDS = 5.0  # Between two readings of the servers' counters.
 _PLAIN_LINE_SECONDS = 10.0  # Between lines where stdout is no terminal: a log that can be read.
 
+VALIDATION_METRICS = ("auc", "gauc", "log_loss", "calibration")
+
 HISTORY_COLUMNS = (
     "step",
     "seconds",
     "loss",
     "samples_per_second",
-    "validation_auc",
-    "validation_gauc",
-    "validation_log_loss",
+    *(f"validation_{name}" for name in VALIDATION_METRICS),
 )
 
 
@@ -45,13 +45,16 @@ class History:
 
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
+        self._columns: Sequence[str] = HISTORY_COLUMNS
         self.rows: list[dict[str, float]] = []
         if path.exists():
             with path.open(newline="") as file:
+                reader = csv.DictReader(file)
                 self.rows = [
-                    {name: float(value) for name, value in row.items() if value}
-                    for row in csv.DictReader(file)
+                    {name: float(value) for name, value in row.items() if value} for row in reader
                 ]
+            # A file of an earlier version has fewer columns, and keeps them.
+            self._columns = reader.fieldnames or HISTORY_COLUMNS
 
     def column(self, name: str) -> tuple[list[float], list[float]]:
         """Returns the steps at which a column has values, and the values."""
@@ -62,11 +65,18 @@ class History:
         """Adds a row and writes it at once."""
         is_new = not self._path.exists()
         with self._path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, HISTORY_COLUMNS)
+            writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
             if is_new:
                 writer.writeheader()
-            writer.writerow({name: f"{value:.6g}" for name, value in values.items()})
+            # Nine digits: a step above a million must stay itself.
+            writer.writerow({name: f"{value:.9g}" for name, value in values.items()})
         self.rows.append(values)
+
+    def validations(self) -> dict[str, dict[str, float] | None]:
+        """Returns the validation with the best AUC and the last one, as in RUN/report.json."""
+        rows = [row for row in self.rows if "validation_auc" in row]
+        best = max(rows, key=lambda row: row["validation_auc"], default=None)
+        return {"best_validation": best, "last_validation": rows[-1] if rows else None}
 
 
 class StepLogger:
@@ -157,27 +167,27 @@ class StepLogger:
         with self._lock:
             self._loss_seen = (0.0, 0.0)
 
-    def log_validation(self, auc: float, gauc: float, log_loss: float) -> None:
-        """Shows and keeps the metrics of a validation."""
+    def log_validation(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Shows and keeps the metrics of a validation.
+
+        Args:
+            metrics: The numbers of a `launch.evaluation.Metrics` by name.
+            step: Of the checkpoint that an evaluator measured, which has a TensorBoard of its own;
+                None: measured here and now.
+        """
+        kept = {name: metrics[name] for name in VALIDATION_METRICS if name in metrics}
         with self._lock:
-            step = self.step()
+            now = self.step()
             self._history.add(
-                step=step,
+                step=now if step is None else step,
                 seconds=self.seconds,
-                validation_auc=auc,
-                validation_gauc=gauc,
-                validation_log_loss=log_loss,
+                **{f"validation_{name}": value for name, value in kept.items()},
             )
-            self._to_tensorboard(
-                step,
-                {
-                    "validation/auc": auc,
-                    "validation/gauc": gauc,
-                    "validation/log_loss": log_loss,
-                },
-            )
-            self._shown["validation AUC"] = f"{auc:.4f}"
-            self._show(step, force=True)
+            if step is None:
+                self._to_tensorboard(now, {f"validation/{n}": value for n, value in kept.items()})
+            at = "" if step is None else f" (step {step})"
+            self._shown["validation AUC"] = f"{metrics['auc']:.4f}{at}"
+            self._show(now, force=step is None)
 
     def _follow(self) -> None:
         while not self._stop.wait(_POLL_SECONDS):

@@ -6,7 +6,7 @@
 Without --cluster one process does everything. --cluster=WxS starts W workers and S parameter
 servers as processes of this machine, trains on them and stops them. With TF_CONFIG in the
 environment the program takes its role from it: start the same command on every machine, as chief,
-worker or ps, on a file system that all of them see.
+worker, ps or evaluator, on a file system that all of them see.
 
 RUN gets checkpoints, TensorBoard logs, history.csv, curves.png and report.json. The same command
 again continues where it stopped. Ctrl-C keeps a checkpoint and ends with exit code 130. What died
@@ -14,6 +14,7 @@ of a --cluster is started again; elsewhere exit code 138 asks for it (docs/desig
 """
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,18 @@ from amstf.config import MERGES, PLACEMENTS, WIRE_DTYPES, AmsConfig
 from amstf.errors import ConfigError
 from launch import chief_process, native_logs, program, server, tf_config
 from launch.local_cluster import LocalCluster, parse_cluster
-from launch.run_directory import AGGREGATORS, MODELS, RunConfig, RunDirectory
+from launch.local_evaluator import LocalEvaluator
+from launch.run_directory import (
+    AGGREGATORS,
+    CHIEF,
+    EVALUATOR,
+    MODELS,
+    NONE,
+    VALIDATIONS,
+    RunConfig,
+    RunDirectory,
+    read_json,
+)
 
 FLAGS = flags.FLAGS
 
@@ -105,6 +117,13 @@ flags.DEFINE_integer(
     "Validations without a better AUC until training stops; 0: never.",
     lower_bound=0,
 )
+flags.DEFINE_enum(
+    "validation",
+    CHIEF,
+    VALIDATIONS,
+    "Who validates. chief: the chief, while the workers rest. evaluator: a process of its own, the "
+    "task evaluator of TF_CONFIG; with --cluster it is started too. none: nobody.",
+)
 flags.DEFINE_integer(
     "segment_steps",
     None,
@@ -133,6 +152,10 @@ def main(arguments: list[str]) -> int:
     if role is not None and role.type in ("worker", "ps"):
         server.serve(role)
     config = _config()
+    if role is not None and role.type == EVALUATOR:
+        from launch.evaluator import Evaluator
+
+        return Evaluator(RunDirectory(FLAGS.out), config, FLAGS.validation != CHIEF).execute()
     if FLAGS.cluster and role is None:
         return _on_local_cluster(config)
     if role is not None and chief_process.is_needed():
@@ -148,7 +171,8 @@ def main(arguments: list[str]) -> int:
 
     run = RunDirectory(FLAGS.out)
     with native_logs.filtered() if cluster else contextlib.nullcontext():
-        report = Training(run, config, FLAGS.segment_steps, cluster).execute()
+        training = Training(run, config, FLAGS.segment_steps, cluster, FLAGS.validation)
+        report = training.execute()
     print(_summary(report, run), flush=True)
     return 0
 
@@ -157,16 +181,12 @@ def _role() -> tf_config.ClusterRole | None:
     text = os.environ.get("TF_CONFIG")
     if not text:
         return None
-    role = tf_config.without_evaluator(tf_config.parse(text))
-    if role.type == "evaluator":
-        raise ConfigError(
-            "TF_CONFIG says that this task is an evaluator; evaluate a run with "
-            "python -m launch.evaluate, training validates by itself"
-        )
-    return role
+    return tf_config.without_evaluator(tf_config.parse(text))
 
 
 def _config() -> RunConfig:
+    if FLAGS.patience and FLAGS.validation == NONE:
+        raise ConfigError("--patience needs validations, --validation=none makes none; drop one")
     return RunConfig(
         dataset=FLAGS.dataset,
         model=FLAGS.model,
@@ -216,8 +236,15 @@ def _on_local_cluster(config: RunConfig) -> int:
     run = RunDirectory(FLAGS.out)
     run.check(config)
     print(f"starting {workers} workers and {servers} servers; logs in {run.logs}", flush=True)
+    command, max_restarts = _own_command(), FLAGS.max_restarts
     with LocalCluster(workers, servers, run.logs) as cluster:
-        return cluster.run_chief(_own_command(), max_restarts=FLAGS.max_restarts)
+        if FLAGS.validation != EVALUATOR:
+            return cluster.run_chief(command, max_restarts=max_restarts)
+        with LocalEvaluator(cluster, command) as evaluator:
+            code = cluster.run_chief(command, max_restarts=max_restarts) or evaluator.wait()
+    if not code:
+        print("evaluator: " + _best_line(read_json(run.report, "a run")["best_validation"]))
+    return code
 
 
 def _own_command() -> list[str]:
@@ -229,12 +256,9 @@ def _summary(report: dict, run: RunDirectory) -> str:
         f"{report['ended']}: {report['steps']:,} steps, {report['samples']:,} samples in "
         f"{report['seconds']:.0f} s ({report['samples_per_second'] or 0:,.0f} a second)"
     ]
-    best = report["best_validation"]
-    if best:
-        lines.append(
-            f"best validation: AUC {best['validation_auc']:.4f}, "
-            f"GAUC {best['validation_gauc']:.4f} at step {best['step']:.0f}"
-        )
+    # With an evaluator the best may still come: then it is said when the evaluator has ended.
+    if FLAGS.validation == CHIEF and report["best_validation"]:
+        lines.append(_best_line(report["best_validation"]))
     for name, counters in report["images"].items():
         lines.append(
             f"{name}: {counters['ids_looked_up']:,} images looked up, "
@@ -245,6 +269,14 @@ def _summary(report: dict, run: RunDirectory) -> str:
         f"next: python -m launch.evaluate --run={run.path}",
     ]
     return "\n".join(lines)
+
+
+def _best_line(best: dict | None) -> str:
+    if not best:
+        return "no checkpoint could be evaluated"
+    named = (("AUC", "auc"), ("GAUC", "gauc"))
+    values = (f"{name} {best.get(f'validation_{key}', math.nan):.4f}" for name, key in named)
+    return f"best validation: {', '.join(values)} at step {best['step']:.0f}"
 
 
 if __name__ == "__main__":

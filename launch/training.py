@@ -26,12 +26,20 @@ from amstf.data import record_errors
 from amstf.errors import ConfigError, SampleError
 from amstf.optimizers import Adam
 from amstf.schema import IMAGE
-from launch import click_model, curves, evaluation, native_logs
-from launch.run_directory import RunConfig, RunDirectory, write_json
+from launch import click_model, curves, evaluation, evaluation_log, native_logs
+from launch.run_directory import (
+    CHIEF,
+    EVALUATOR,
+    INTERRUPTED,
+    NONE,
+    RunConfig,
+    RunDirectory,
+    write_json,
+)
 from launch.step_logger import History, StepLogger
 
 TRAIN = "train"
-VALIDATION = "validation"
+VALIDATION = evaluation.VALIDATION
 KEPT_CHECKPOINTS = 3
 
 
@@ -48,6 +56,7 @@ class Training:
         segment_steps: Steps between checkpoints and validations; None chooses four a pass, at most
             2,000 steps.
         cluster: "2 workers, 2 servers", or "" for one process.
+        validation: Who validates, one of `VALIDATIONS`.
 
     Attributes:
         total_steps: Steps of the whole training: each sample once in each pass.
@@ -59,8 +68,10 @@ class Training:
         config: RunConfig,
         segment_steps: int | None = None,
         cluster: str = "",
+        validation: str = CHIEF,
     ) -> None:
         self.run = run
+        self.validation = validation
         self.cluster = cluster
         self.samples = Samples.open(config.dataset)
         self._stores = click_model.open_stores(self.samples) if config.model == "dicm" else {}
@@ -83,9 +94,9 @@ class Training:
         self._segment_steps = math.ceil(steps_per_pass / segments_per_pass)
         self.total_steps = steps_per_pass * config.epochs
         self._steps_per_update = 1
-        self._has_validation = bool(
-            VALIDATION in self.samples.splits and self.samples.num_records(VALIDATION)
-        )
+        self._has_validation = validation != NONE and evaluation.has_validation(self.samples)
+        if validation == EVALUATOR:
+            evaluation.check_has_validation(self.samples)
         self._logger: StepLogger | None = None
 
     def execute(self) -> dict[str, Any]:
@@ -146,7 +157,7 @@ class Training:
                 ended = "stopped early: the validation AUC had stopped rising"
             except KeyboardInterrupt:
                 kept = self._newest.save(checkpoint_number=self._logger.step())
-                self._write_report("interrupted")
+                self._write_report(INTERRUPTED)
                 print(f"\ncheckpoint kept: {kept}; run the same command to continue", flush=True)
                 raise
         return self._write_report(ended)
@@ -158,18 +169,28 @@ class Training:
         self._newest.save(checkpoint_number=step)
         if not self._has_validation:
             return
+        if self.validation == CHIEF:
+            self._validate(step)
+        past_its_best = self._is_past_its_best()
+        curves.draw(self._history, self.run.curves, str(self.run.path))
+        if past_its_best:
+            raise _Stopped
+
+    def _validate(self, step: int) -> None:
+        assert self._logger is not None
         if self._validator is not self._model:
             self._validator.set_weights(self._model.get_weights())
         metrics = evaluation.measure(evaluation.predict(self._score, self.samples, VALIDATION))
         before = self._history.column("validation_auc")[1]
-        self._logger.log_validation(metrics.auc, metrics.gauc, metrics.log_loss)
+        self._logger.log_validation(dataclasses.asdict(metrics))
         if metrics.auc > max(before, default=-math.inf):
             self._best.save(checkpoint_number=step)
-        curves.draw(self._history, self.run.curves, str(self.run.path))
-        if self._is_past_its_best():
-            raise _Stopped
 
     def _is_past_its_best(self) -> bool:
+        if self.validation == EVALUATOR:
+            assert self._logger is not None
+            for row in evaluation_log.unseen(self.run.evaluations, self._history):
+                self._logger.log_validation(row, int(row["step"]))
         values = self._history.column("validation_auc")[1]
         return bool(values) and 0 < self.config.patience <= len(values) - 1 - int(np.argmax(values))
 
@@ -200,7 +221,7 @@ class Training:
 
     def _make_validator(self) -> keras.Model:
         """The model to predict with in this process: a copy when the variables are on servers."""
-        if not self.cluster:
+        if not self.cluster or self.validation != CHIEF:
             return self._model
         return click_model.make_model(self.config, self.samples.schema, self._stores)
 
@@ -230,8 +251,6 @@ class Training:
 
     def _write_report(self, ended: str) -> dict[str, Any]:
         assert self._logger is not None
-        validations = [row for row in self._history.rows if "validation_auc" in row]
-        best = max(validations, key=lambda row: row["validation_auc"], default=None)
         steps, seconds = self._logger.step(), self._history.rows[-1]["seconds"]
         samples = self._batches.samples_before(steps)
         counters = {
@@ -249,14 +268,15 @@ class Training:
             "samples": samples,
             "seconds": seconds,
             "samples_per_second": samples / seconds if seconds else None,
-            "best_validation": best,
-            "last_validation": validations[-1] if validations else None,
+            "validation": self.validation,
+            **self._history.validations(),
             "images": counters,
         }
         if servers:
             report["image_servers"] = servers
-        write_json(self.run.report, report)
         curves.draw(self._history, self.run.curves, str(self.run.path))
+        # Last: an evaluator that sees it completes both.
+        write_json(self.run.report, report)
         return report
 
 
