@@ -4,11 +4,13 @@ Importing this package quiets TensorFlow, which must happen before TensorFlow it
 What the environment already says is kept; `AMSTF_VERBOSE=1` keeps TensorFlow's logs.
 """
 
+import functools
 import logging
 import os
 import sys
 import types
 import warnings
+from collections.abc import Callable
 
 
 def _quiet_tensorflow() -> None:
@@ -25,12 +27,21 @@ def _quiet_tensorflow() -> None:
     reported = os.environ.get("AMSTF_LOCAL_CLUSTER") == "1"
     logger.setLevel(logging.CRITICAL if reported else logging.ERROR)
     logger.addFilter(_keep_first_line)
+    sys.unraisablehook = functools.partial(_leave_out_lost_tensors, otherwise=sys.unraisablehook)
 
 
 def _keep_first_line(record: logging.LogRecord) -> bool:
     """TensorFlow logs a lost worker as pages of gRPC; the first line names it."""
     record.msg, record.args = record.getMessage().partition("\n")[0], ()
     return True
+
+
+def _leave_out_lost_tensors(
+    unraisable: "sys.UnraisableHookArgs", otherwise: Callable[["sys.UnraisableHookArgs"], object]
+) -> None:
+    """TensorFlow's destructors talk to servers; of one that is lost Python would print pages."""
+    if not unraisable.exc_type.__module__.startswith("tensorflow."):
+        otherwise(unraisable)
 
 
 def _say_interrupted(

@@ -107,6 +107,9 @@ class ChiefWatch:
             return 128 + self._signal
         if code < 0 and self._must_end_by is None:
             self._say(f"error: the chief was {child.describe_end(chief)}")
+        if self.wants_restart:  # The chief may have noticed what died before this process has.
+            self._set_deadline("the chief has left")
+            self._report_ends()
         return 128 - code if code < 0 else code
 
     @property

@@ -247,7 +247,8 @@ def test_what_dies_is_started_again_up_to_a_limit(tmp_path, start_launcher):
 
     os.kill(launcher.pid_of("ps-0"), signal.SIGKILL)
     assert launcher.process.wait(40) == program.EXIT_RESTART
-    server, connection = lines_of(launcher)[len(said) :]
+    # Whichever of launcher and chief notices first.
+    connection, server = sorted(lines_of(launcher)[len(said) :], key=lambda line: "ps 0" in line)
     assert server.startswith("error: ps 0 died (killed by SIGKILL)")
     assert connection.endswith("run the same command again to continue from the last checkpoint")
     assert "Traceback" not in launcher.err.read_text()

@@ -52,3 +52,24 @@ def test_pages_about_a_lost_server_are_left_out_and_other_errors_are_not():
     assert stderr_of("filtered", lost + MORE + end) == "a warning\nlast wordsafter\n"
     other = "E0000 00:00:1795480774.3   192 cuda.cc:9] out of memory\n"
     assert stderr_of("filtered", other).startswith(other)
+
+
+def test_destructors_that_miss_a_lost_server_are_left_out_and_others_are_not():
+    script = """
+import launch
+class Error(Exception): pass
+class Owner:
+    def __del__(self): raise Error("gone")
+{module}
+Owner()
+"""
+    for module, shown in [("Error.__module__ = 'tensorflow.errors'", False), ("", True)]:
+        done = subprocess.run(
+            [sys.executable, "-c", script.format(module=module)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        assert ("Error: gone" in done.stderr) == shown, done.stderr
+        assert shown or done.stderr == ""

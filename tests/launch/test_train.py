@@ -245,7 +245,7 @@ def test_a_lost_server_of_a_cluster_leads_to_a_restart_and_the_run_ends_well(
         stderr=subprocess.PIPE,
         text=True,
     ) as launcher:
-        watchdog = threading.Timer(200, launcher.kill)
+        watchdog = threading.Timer(260, launcher.kill)
         watchdog.start()
         for line in launcher.stdout:
             if line.startswith("step 26/"):
@@ -254,7 +254,8 @@ def test_a_lost_server_of_a_cluster_leads_to_a_restart_and_the_run_ends_well(
         out, err = launcher.communicate()
         watchdog.cancel()
     assert launcher.returncode == 0, err
-    server, connection, again = err.splitlines()
+    *both, again = err.splitlines()
+    connection, server = sorted(both, key=lambda line: "ps 0" in line)
     assert server.startswith("error: ps 0 died (killed by SIGKILL), log: ")
     assert connection.startswith("error: the connection to a parameter server is lost")
     assert again == "chief, servers and workers start again in 1 s (restart 1 of 10)"

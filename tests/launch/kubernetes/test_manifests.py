@@ -38,7 +38,7 @@ RENDERERS = {"tfjob": tfjob.render, "plain": plain.render}
 
 def check(manifest):
     schema = {"$ref": f"#/$defs/{SCHEMAS['kinds'][manifest['kind']]}", "$defs": SCHEMAS["$defs"]}
-    jsonschema.validate(manifest, schema)
+    jsonschema.Draft202012Validator(schema).validate(manifest)
 
 
 def of_kind(items, kind):
