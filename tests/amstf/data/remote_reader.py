@@ -9,6 +9,7 @@ import tf_keras as keras
 from amstf import ImageStore, Samples, optimizers
 from amstf.data import find_bad_record
 from amstf.errors import SampleError
+from launch.score import find_files
 from models import Dicm
 
 
@@ -45,6 +46,7 @@ def main(directory: str, checkpoints: str) -> None:
         "store": path,
         "again": samples.image_store_path(),
         "features": store.read(store.ids).sum().item(),
+        "to_score": find_files(directory, "test"),
         "absent": refusal(f"{directory}/absent"),
         "bad": find_bad_record(samples, "test"),
         "checkpoints": [c.rpartition("/")[2] for c in again.checkpoints],

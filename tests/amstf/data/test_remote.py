@@ -99,6 +99,8 @@ def test_a_data_set_at_s3_trains_with_checkpoints_at_s3(s3, uploaded, tmp_path):
     assert report["features"] == pytest.approx(FEATURES.sum().item(), rel=1e-4)
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["images.h5"]
     assert report["bad"] is None
+    names = [file.path for file in uploaded.manifest.splits["test"]]
+    assert report["to_score"] == [f"s3://{BUCKET}/data/{name}" for name in names]
     absent = f"s3://{BUCKET}/data/absent/manifest.json does not exist, or its server cannot be"
     assert report["absent"].startswith(absent)
     assert report["checkpoints"] == ["ckpt-2"] and report["difference"] == 0
