@@ -17,6 +17,7 @@ import time
 
 from absl import flags
 
+from amstf import files
 from amstf.errors import ConfigError
 from launch import program
 
@@ -32,7 +33,7 @@ flags.DEFINE_integer("batch_size", 1024, "Samples to score at a time.", lower_bo
 def main(arguments: list[str]) -> int | None:
     """Scores what the flags name and prints a short table."""
     del arguments
-    files = find_files(FLAGS.samples, FLAGS.split)
+    paths = find_files(FLAGS.samples, FLAGS.split)
     out = pathlib.Path(FLAGS.out)
     if out.is_dir():
         raise ConfigError(f"--out={out} is a directory; name a CSV file")
@@ -45,9 +46,9 @@ def main(arguments: list[str]) -> int | None:
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     start = time.perf_counter()
     try:
-        with open(partial, "w", encoding="ascii") as csv, _bar(files) as bar:
+        with open(partial, "w", encoding="ascii") as csv, _bar(paths) as bar:
             csv.write("record,click_probability\n")
-            for file in files:
+            for file in paths:
                 before = bar.n
                 for scores, read in score_file(scorer, file, FLAGS.batch_size):
                     first = table.count
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> int | None:
     finally:
         partial.unlink(missing_ok=True)
     seconds = time.perf_counter() - start
-    print(f"{out}: {table.count:,} samples of {len(files)} files scored in {seconds:.1f} s, "
+    print(f"{out}: {table.count:,} samples of {len(paths)} files scored in {seconds:.1f} s, "
           f"{table.count / seconds:,.0f} samples/s\n\n{table}")  # fmt: skip
     return None
 
@@ -67,13 +68,17 @@ def find_files(samples: str, split: str) -> list[str]:
     """Returns the sample files that --samples and --split mean.
 
     Args:
-        samples: A data set directory, a file or a pattern.
+        samples: A data set directory, a file or a pattern; elsewhere (s3://) a data set.
         split: Split of a data set.
 
     Raises:
         ConfigError: If nothing is there.
         SampleError: If the data set is damaged or has no such split.
     """
+    if files.is_remote(samples):
+        from amstf.data import Samples
+
+        return Samples.open(samples).files(split)
     if os.path.isdir(samples):
         from amstf.data.manifest import MANIFEST_FILE, Manifest
 
@@ -83,20 +88,20 @@ def find_files(samples: str, split: str) -> list[str]:
                 f"name its files: '{os.path.join(samples, '*.tfrecord')}'"
             )
         manifest = Manifest.load(samples)
-        files = [os.path.join(samples, file.path) for file in manifest.files(split)]
+        found = [os.path.join(samples, file.path) for file in manifest.files(split)]
         manifest.verify(samples)
-        return files
-    files = sorted(file for file in glob.glob(samples) if os.path.isfile(file))
-    if not files:
+        return found
+    found = sorted(file for file in glob.glob(samples) if os.path.isfile(file))
+    if not found:
         raise ConfigError(f"no file matches --samples={samples}; give a data set or TFRecord files")
-    return files
+    return found
 
 
-def _bar(files: list[str]):  # type: ignore[no-untyped-def]
+def _bar(paths: list[str]):  # type: ignore[no-untyped-def]
     from tqdm import tqdm
 
     return tqdm(
-        total=sum(os.path.getsize(file) for file in files),
+        total=sum(files.size(file) for file in paths),
         desc="scoring",
         unit="B",
         unit_scale=True,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
+from amstf import files
 from amstf.errors import ExportError, SampleError
 
 SIGNATURE = "serve_examples"
@@ -95,11 +96,14 @@ def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.
             break
         try:
             scores = scorer(batch).numpy()[:, 0]
-        except tf.errors.InvalidArgumentError as error:
+        except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
             last = records + len(batch) - 1
+            # TensorFlow puts the record itself into its message, which then may not be text.
+            no_text = isinstance(error, UnicodeDecodeError)
+            why = "Could not parse example input" if no_text else _readable(error.message)
             raise SampleError(
                 f"{path}: one of the records {records} to {last} is no sample that the export "
-                f"takes: {_readable(error.message)}"
+                f"takes: {why}"
             ) from error
         if not np.isfinite(scores).all():
             bad = records + int(np.argmin(np.isfinite(scores)))
@@ -111,7 +115,7 @@ def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.
         read += sum(map(len, batch.numpy())) + _FRAME_BYTES * len(batch)
         yield scores, read
     # TensorFlow's reader takes a record that is cut off for the end of the file.
-    size = os.path.getsize(path)
+    size = files.size(path)
     if read != size:
         raise SampleError(
             f"{path} is cut off: {records} whole records are {read:,} of its {size:,} bytes; copy "

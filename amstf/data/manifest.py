@@ -80,6 +80,12 @@ class Manifest:
         try:
             text = files.read_text(path)
         except (FileNotFoundError, NotADirectoryError) as error:
+            if files.is_remote(path):
+                # Seen: the s3 file system says "not found" of a server that does not answer, too.
+                raise SampleError(
+                    f"{path} does not exist, or its server cannot be reached; check the address, "
+                    "and of s3:// S3_ENDPOINT and AWS_* in the environment (docs/design/samples.md)"
+                ) from error
             raise SampleError(
                 f"{path} does not exist, so {directory} is not a data set (or its writing never "
                 "finished); give a directory made by `python -m launch.prepare` or SampleWriter"
@@ -238,7 +244,8 @@ def set_image_store(
     Raises:
         SampleError: If no file is there.
     """
-    if not glob.glob(str(pathlib.Path(directory, path))):
+    files.refuse_remote(directory, "manifest of", SampleError)
+    if not files.is_remote(path) and not glob.glob(str(pathlib.Path(directory, path))):
         raise SampleError(
             f"image store {name!r}: {pathlib.Path(directory, path)} does not exist; "
             "write the store first, and give a path that is absolute or relative to the data set"

@@ -18,7 +18,7 @@ from tests.hostile.strategies import WHOLE_NUMBERS, broken_bytes, examples
 
 NAMES = {"user", "words", "tags", "tags.weight", "numbers", "click"}
 SMALL = Schema(tuple(field for field in SCHEMA.fields if field.name in NAMES))
-EXAMPLES = examples(25)  # each traces a pipeline, half a second
+EXAMPLES = examples(15)  # each traces a pipeline, half a second
 
 
 @pytest.fixture(scope="module")
