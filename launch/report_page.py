@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 import os
 import time
@@ -49,7 +50,7 @@ def write(run: RunDirectory, evaluation: Evaluation) -> None:
         )
         if keys is not None
     }
-    servers = _servers(report.get("image_servers", {}), report.get("steps"))
+    servers = _servers(report.get("image_servers", {}))
     page = _environment().get_template("report.html").render(
         name=os.path.basename(os.path.normpath(run.path)),
         path=os.path.abspath(run.path),
@@ -116,8 +117,6 @@ def _duration(seconds: float | None) -> str:
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    import json
-
     return json.loads(config.to_json())
 
 
@@ -143,15 +142,15 @@ def _metric_rows(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]
     return rows
 
 
-def _servers(counted: Mapping[str, Mapping[str, int]], steps: int | None) -> list[dict[str, Any]]:
-    """The counters of each image server and their sum, in seconds, and per step of a worker."""
+def _servers(counted: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+    """The counters of each image server and their sum, with times in seconds."""
     servers = []
     for name, counters in counted.items():
         if name == "rounds":
             continue
         seconds = {what: counters.get(key, 0) / 1e9 for what, key in _SECONDS.items()}
         seconds["E forward"] = max(0.0, seconds["E forward"] - seconds["image lookup"])
-        servers.append({"name": name, **counters, "seconds": seconds, "steps": steps or None})
+        servers.append({"name": name, **counters, "seconds": seconds})
     return servers
 
 

@@ -133,7 +133,7 @@ def test_the_numbers_of_the_run(pages):
         assert shown in page.text
     (traffic, seconds) = page.rows_of("ps-0")
     assert traffic == [
-        *("75", "147", "5,198", "3,358", "3,354", "4", "1.2 MB", "832.0 kB", "20.0 kB")
+        *("75", "147", "5,198", "3,358", "3,354", "4", "1.2 MB", "832.0 kB", "14.1 kB")
     ]
     assert seconds == ["0.26", "2.00", "3.50", "0.07", "0.03"]
     assert "rounds 74, entered 147, shrunk 1, live 2, waiting 0;\nwaited 10.73 s" in page.text
