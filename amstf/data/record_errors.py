@@ -7,11 +7,13 @@ import itertools
 import re
 from collections.abc import Iterator
 
+import numpy as np
 import tensorflow as tf
 
 from amstf import files
 from amstf.data.manifest import frames
 from amstf.data.parsing import LIST_TOO_LONG, WEIGHT_MISMATCH, parse_batch
+from amstf.data.record_offsets import SUFFIX, record_offsets, scan
 from amstf.data.samples_reader import Samples
 from amstf.errors import SampleError
 
@@ -61,7 +63,7 @@ def record_errors(samples: Samples, split: str) -> Iterator[None]:
             error.message
         ):
             raise
-        found = _located(samples, split)
+        found = _located(samples, split) or _wrong_offsets(samples, split)
         if found is None:
             raise
         raise found from error
@@ -118,6 +120,16 @@ def _located(samples: Samples, split: str) -> SampleError | None:
     except SampleError as damage:
         return damage
     return find_bad_record(samples, split)
+
+
+def _wrong_offsets(samples: Samples, split: str) -> SampleError | None:
+    for path, file in zip(samples.files(split), samples.manifest.files(split), strict=True):
+        if not np.array_equal(record_offsets(path, file.records), scan(path, file.records)):
+            return SampleError(
+                f"{path}{SUFFIX} does not say where the records of {path} begin; remove it: "
+                "it is not needed, only saves reading the file once at the start"
+            )
+    return None
 
 
 def _parse_problem(samples: Samples, serialized: tf.Tensor) -> str | None:

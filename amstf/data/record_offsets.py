@@ -68,7 +68,7 @@ def record_offsets(path: str | os.PathLike, records: int) -> np.ndarray:
                 return offsets
     except OSError:
         pass
-    return _scan(path, records)
+    return scan(path, records)
 
 
 def _read(path: str) -> np.ndarray:
@@ -78,7 +78,8 @@ def _read(path: str) -> np.ndarray:
         return np.frombuffer(file.read(), _DTYPE)
 
 
-def _scan(path: str, records: int) -> np.ndarray:
+def scan(path: str, records: int) -> np.ndarray:
+    """Finds where records begin by reading the file; as `record_offsets` otherwise."""
     size = files.size(path)
     ends = [end for _, end in itertools.islice(frames(path, size), records)]
     whole = [end for end in ends if end <= size]

@@ -22,8 +22,7 @@ def read_records(paths: tf.Tensor, offsets: tf.Tensor, sizes: tf.Tensor) -> tf.T
         The records, string [n].
 
     Raises:
-        tf.errors.DataLossError: If a record is damaged; names file and byte.
-        tf.errors.OutOfRangeError: If a file is shorter.
+        tf.errors.DataLossError: If a record is damaged or the file is shorter; names file and byte.
         tf.errors.NotFoundError: If there is no such file.
     """
     return load_library().ams_read_records(paths=paths, offsets=offsets, sizes=sizes)

@@ -12,6 +12,7 @@ import sys
 import threading
 import uuid
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -380,7 +381,7 @@ def test_features_of_another_width_are_refused(dataset_copy, local_run):
 
 def test_a_damaged_record_is_named(dataset_copy, tmp_path):
     dataset, _ = dataset_copy
-    path = next(dataset.glob("train-00002*"))
+    path = next(dataset.glob("train-00002*.tfrecord"))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
@@ -388,3 +389,17 @@ def test_a_damaged_record_is_named(dataset_copy, tmp_path):
     assert done.returncode == 2
     assert f"error: {path}: record " in done.stderr and " at byte " in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_damaged_offsets_of_records_are_named(dataset_copy, tmp_path):
+    dataset, _ = dataset_copy
+    path = next(dataset.glob("train-00002*.offsets"))
+    offsets = np.fromfile(path, "<i8")
+    offsets[1:-1] += 1
+    offsets.tofile(path)
+    done = train(dataset, tmp_path / "run")
+    assert done.returncode == 2
+    assert f"error: {path} does not say where the records of" in done.stderr
+    assert done.stderr.count("\n") == 1
+    path.unlink()
+    assert train(dataset, tmp_path / "run").returncode == 0

@@ -41,8 +41,9 @@ absl::Status Read(const std::string& path, int64_t offset, int64_t size,
   if (!status.ok()) return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
   // Before memory is taken for it.
   if (offset < 0 || size < 0 || size > static_cast<int64_t>(file_size) - offset) {
-    return absl::OutOfRangeError(absl::StrCat(path, ": wanted ", size, " bytes from byte ", offset,
-                                              " on, the file has ", file_size));
+    // Not OutOfRange: Keras takes that for the end of the data.
+    return absl::DataLossError(absl::StrCat(path, ": wanted ", size, " bytes from byte ", offset,
+                                            " on, the file has ", file_size));
   }
   std::vector<char> buffer(size);
   absl::string_view read;
