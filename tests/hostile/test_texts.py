@@ -5,7 +5,6 @@ import pathlib
 import tempfile
 
 import pytest
-from absl import flags
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -13,7 +12,7 @@ from amstf.config import AmsConfig
 from amstf.data import Manifest, Samples, ShardFile, feature_spec
 from amstf.errors import AmstfError, ConfigError, SampleError, SchemaError
 from amstf.schema import Schema
-from launch import tf_config
+from launch import flag_values, tf_config
 from launch.datasets import movielens
 from launch.kubernetes import plain
 from launch.kubernetes.job_config import JobConfig
@@ -192,15 +191,12 @@ NUMBERS = st.lists(st.one_of(st.integers().map(str), st.text(max_size=4)), max_s
 @example(["9" * 5000])
 @example(["²"])
 def test_list_flags(values):
-    from launch import train
-
-    widths = good_or_refused(lambda: train._widths("hidden", values), "--hidden")
+    widths = good_or_refused(lambda: flag_values.widths("hidden", values), "--hidden")
     assert widths is None or all(0 < width <= 1 << 20 for width in widths)
     servers = good_or_refused(
-        lambda: AmsConfig(image_servers=train._image_servers(values)), "image_servers"
+        lambda: AmsConfig(image_servers=flag_values.image_servers(values)), "image_servers"
     )
     assert servers is None or len(servers.image_servers) == len(values)
-    assert flags.FLAGS is train.FLAGS
 
 
 MOVIELENS = {
