@@ -10,6 +10,7 @@ import time
 
 from amstf.atomic_file import write_atomically
 from launch.evaluation import Metrics
+from launch.run_directory import read_rows
 from launch.step_logger import History
 
 _METRICS = tuple(field.name for field in dataclasses.fields(Metrics))
@@ -20,13 +21,7 @@ Row = dict[str, float]
 
 def read(path: pathlib.Path) -> list[Row]:
     """Returns the rows in the order of evaluation; a metric that is not defined is left out."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            {name: float(value) for name, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]
+    return read_rows(path)[1] if path.exists() else []
 
 
 def add(path: pathlib.Path, step: int, metrics: Metrics) -> None:

@@ -15,7 +15,9 @@ RUN/logs/             output of workers and servers of a local cluster
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -128,6 +130,11 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if files.is_remote(path):
+            raise ConfigError(
+                f"{path} is on another file system, but a run's logs and tables are written in "
+                "place: name a local or mounted directory, and copy it there when it is done"
+            )
         self.path = pathlib.Path(path)
         self.config = self.path / "config.json"
         self.checkpoints = self.path / "checkpoints"
@@ -192,8 +199,36 @@ class RunDirectory:
             raise ConfigError(f"{self.config}: {error}") from error
 
 
-def read_json(path: pathlib.Path, what: str) -> Any:
-    """Reads a JSON file.
+def read_rows(path: pathlib.Path) -> tuple[list[str] | None, list[dict[str, float]]]:
+    """Reads a CSV file of numbers that has a column `step`.
+
+    Returns:
+        The names of the columns, and the values of each row that has some by name.
+
+    Raises:
+        ConfigError: If the file cannot be read or is of another kind; names the line.
+    """
+    rows: list[dict[str, float]] = []
+    line = 1
+    try:
+        reader = csv.DictReader(io.StringIO(files.read_text(path)))
+        for row in reader:
+            line = reader.line_num
+            rows.append({name: float(value) for name, value in row.items() if value})
+            if "step" not in rows[-1]:
+                raise ValueError("it has no step")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ConfigError(
+            f"{path}, line {line}: not a row of numbers of a run ({error}); remove the line or "
+            "the file"
+        ) from error
+    return list(reader.fieldnames or ()) or None, rows
+
+
+def read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
 
     Args:
         path: The file.
@@ -203,7 +238,10 @@ def read_json(path: pathlib.Path, what: str) -> Any:
         ConfigError: If the file is missing or not JSON.
     """
     try:
-        return files.parse_json(files.read_text(path))
+        content = files.parse_json(files.read_text(path))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
+        return content
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(f"{path} does not exist: {path.parent} is not {what}") from error
     except OSError as error:

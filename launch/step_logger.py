@@ -20,6 +20,8 @@ import tensorflow as tf
 import tf_keras as keras
 import tqdm
 
+from launch.run_directory import read_rows
+
 _POLL_SECONDS = 1.0
 _CONSISTENT_READS = 5
 _COUNTERS_SECONDS = 5.0  # Between two readings of the servers' counters.
@@ -48,13 +50,9 @@ class History:
         self._columns: Sequence[str] = HISTORY_COLUMNS
         self.rows: list[dict[str, float]] = []
         if path.exists():
-            with path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self.rows = [
-                    {name: float(value) for name, value in row.items() if value} for row in reader
-                ]
+            columns, self.rows = read_rows(path)
             # A file of an earlier version has fewer columns, and keeps them.
-            self._columns = reader.fieldnames or HISTORY_COLUMNS
+            self._columns = columns or HISTORY_COLUMNS
 
     def column(self, name: str) -> tuple[list[float], list[float]]:
         """Returns the steps at which a column has values, and the values."""

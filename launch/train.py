@@ -17,13 +17,12 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Sequence
 
 from absl import flags
 
 from amstf.config import MERGES, PLACEMENTS, WIRE_DTYPES, AmsConfig
 from amstf.errors import ConfigError
-from launch import chief_process, native_logs, program, server, tf_config
+from launch import chief_process, flag_values, native_logs, program, server, tf_config
 from launch.local_cluster import LocalCluster, parse_cluster
 from launch.local_evaluator import LocalEvaluator
 from launch.run_directory import (
@@ -190,9 +189,9 @@ def _config() -> RunConfig:
     return RunConfig(
         dataset=FLAGS.dataset,
         model=FLAGS.model,
-        hidden=_widths("hidden", FLAGS.hidden),
+        hidden=flag_values.widths("hidden", FLAGS.hidden),
         dropout=FLAGS.dropout,
-        tower=_widths("tower", FLAGS.tower),
+        tower=flag_values.widths("tower", FLAGS.tower),
         tower_dropout=FLAGS.tower_dropout,
         aggregator=FLAGS.aggregator,
         missing=FLAGS.missing,
@@ -203,7 +202,7 @@ def _config() -> RunConfig:
         patience=FLAGS.patience,
         ams=AmsConfig(
             placement=FLAGS.placement,
-            image_servers=_image_servers(FLAGS.image_servers),
+            image_servers=flag_values.image_servers(FLAGS.image_servers),
             merge=FLAGS.merge,
             merge_wait_ms=FLAGS.merge_wait_ms,
             sync_every=FLAGS.sync_every,
@@ -211,24 +210,6 @@ def _config() -> RunConfig:
             worker_timeout_ms=FLAGS.worker_timeout_ms,
         ),
     )
-
-
-def _widths(flag: str, values: Sequence[str]) -> tuple[int, ...]:
-    try:
-        widths = tuple(int(value) for value in values)
-    except ValueError:
-        widths = ()
-    if not widths or min(widths) < 1 or max(widths) > 1 << 20:
-        raise ConfigError(f"--{flag}: got {','.join(values)!r}, wanted widths such as 128,64")
-    return widths
-
-
-def _image_servers(values: Sequence[str] | None) -> tuple[int, ...] | None:
-    if values is None:
-        return None
-    if not all(value.isdecimal() and len(value) < 5 for value in values):
-        raise ConfigError(f"--image_servers: got {','.join(values)!r}, wanted indices such as 0,1")
-    return tuple(map(int, values))
 
 
 def _on_local_cluster(config: RunConfig) -> int:

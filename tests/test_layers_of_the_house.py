@@ -146,6 +146,16 @@ def test_tensorflows_private_modules_are_left_alone(file):
     assert not private or str(file.relative_to(ROOT)) in COMPAT_FILES, private
 
 
+@pytest.mark.parametrize("file", python_files(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_nothing_is_read_that_could_run_code(file):
+    # ruff's rules S102, S301, S307, S506 and others know calls; these modules have no other use.
+    dangerous = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "code"}
+    tree = ast.parse(file.read_text())
+    assert not dangerous & {name.split(".")[0] for _, name in imports(file, tree)}
+    allowing = [k for k in ast.walk(tree) if isinstance(k, ast.keyword) and k.arg == "allow_pickle"]
+    assert not allowing
+
+
 def test_files_stay_short():
     code = [*python_files(), *(ROOT / "amstf/cc").rglob("*.cc"), *(ROOT / "amstf/cc").rglob("*.h")]
     lines = {str(file.relative_to(ROOT)): file.read_text().count("\n") for file in code}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
 import tomllib
 from typing import Any, Self
 
+from amstf import files
 from amstf.errors import ConfigError
 
 # A task's name is this one, its role and its number, and a label holds at most 63 characters.
@@ -141,10 +141,12 @@ class JobConfig:
 
 def _read(path: pathlib.Path) -> Any:
     try:
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        text = files.read_text(path)
+        return files.parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(f"--config: cannot read {path}: {error.strerror}") from error
+        raise ConfigError(f"--config: cannot read {path}: {error.strerror or error}") from error
+    except RecursionError:
+        raise ConfigError(f"--config: {path} nests too deep") from None
     except ValueError as error:
         raise ConfigError(
             f"--config: {path} is not {path.suffix[1:] or 'toml'}: {error}"

@@ -13,7 +13,7 @@ import uuid
 import pytest
 
 from amstf.errors import ConfigError
-from launch import program, tf_config
+from launch import loopback, program, tf_config
 from launch.local_cluster import LocalCluster, parse_cluster
 from tests.cluster import processes_with, run_on_cluster
 
@@ -52,6 +52,48 @@ def test_modules_of_the_launcher_do_not_import_tensorflow():
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "False\n"
 
 
+LISTENER = """
+import socket, sys
+found = []
+for family, host in [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")]:
+    for only_v6 in (0, 1):
+        with socket.socket(family) as server:
+            if family == socket.AF_INET6:
+                server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind((host, int(sys.argv[1])))
+            server.listen()
+            found.append(server.getsockname()[0])
+with socket.socket() as client:
+    client.bind(("", 0))
+    found.append(client.getsockname()[0])
+print(*found)
+"""
+
+
+@pytest.mark.parametrize("directory", ["plain", "with space"])
+def test_what_listens_in_a_local_cluster_listens_on_loopback(tmp_path, monkeypatch, directory):
+    library = tmp_path / directory / loopback.LIBRARY.name
+    library.parent.mkdir()
+    library.write_bytes(loopback.LIBRARY.read_bytes())
+    monkeypatch.setattr(loopback, "LIBRARY", library)
+    cluster = LocalCluster(1, 1, tmp_path / "logs")
+    port = cluster.cluster["ps"][0].rpartition(":")[2]
+    command = [sys.executable, "-c", LISTENER, port]
+    done = subprocess.run(
+        command, env=cluster.environment("ps"), capture_output=True, text=True, check=True
+    )
+    # The last is a client, which may go anywhere.
+    wanted = ["127.0.0.1", "127.0.0.1", "::ffff:127.0.0.1", "::1", "0.0.0.0"]
+    assert (done.stdout.split(), done.stderr) == (wanted, "")
+
+
+def test_without_the_library_a_local_cluster_does_not_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(loopback, "LIBRARY", tmp_path / "absent.so")
+    with pytest.raises(ConfigError, match=r"absent.so is missing.*pip install -e"):
+        LocalCluster(1, 1, tmp_path).environment()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_plain_keras_program_trains_on_a_cluster_with_a_clean_terminal():
@@ -61,6 +103,7 @@ def test_plain_keras_program_trains_on_a_cluster_with_a_clean_terminal():
     lines = chief.stdout.splitlines()
     assert [line.split(" loss")[0] for line in lines[:2]] == ["epoch 0", "epoch 1"]
     assert lines[2] == "variables on /job:ps/replica:0/task:0 /job:ps/replica:0/task:1"
+    assert lines[3] == "listening: 5 on loopback, 0 elsewhere"
     assert (chief.stderr, chief.said) == ("", ()), chief
     assert set(chief.logs) == {"worker-0", "worker-1", "ps-0", "ps-1"}
     assert all("ready: " in log and "ended by SIGTERM" in log for log in chief.logs.values()), chief

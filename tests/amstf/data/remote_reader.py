@@ -9,7 +9,6 @@ import tf_keras as keras
 from amstf import ImageStore, Samples, optimizers
 from amstf.data import find_bad_record
 from amstf.errors import SampleError
-from launch.score import find_files
 from models import Dicm
 
 
@@ -21,6 +20,8 @@ def refusal(directory: str) -> str:
 
 
 def main(directory: str, checkpoints: str) -> None:
+    from launch.score import find_files  # Here: flags of programs clash where all are imported.
+
     samples = Samples.open(directory, checksums=True)
     users = [int(u) for b in samples.dataset("test", 7, only_inputs=False) for u in b["user"]]
     path = samples.image_store_path()
