@@ -12,6 +12,7 @@ ROUNDS = 20
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("servers", [1, 2])
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_the_weights_equal_those_of_one_process_on_the_union_batches(tmp_path, workers, servers):
@@ -20,7 +21,7 @@ def test_the_weights_equal_those_of_one_process_on_the_union_batches(tmp_path, w
         CHIEF,
         workers=workers,
         servers=servers,
-        timeout=240,
+        timeout=500,
         arguments=(str(tmp_path), str(workers), keras_adam),
     )
     assert chief.returncode == 0, chief

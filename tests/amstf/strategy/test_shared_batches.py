@@ -27,7 +27,7 @@ def test_each_sample_is_trained_once_in_a_pass(tmp_path, killed):
         for k in range(COUNT):
             writer.write(make_sample(k % 100, user=k))
     chief = run_on_cluster(
-        CHIEF, workers=3, servers=2, timeout=180, arguments=(str(tmp_path), str(killed))
+        CHIEF, workers=3, servers=2, timeout=280, arguments=(str(tmp_path), str(killed))
     )
     assert chief.returncode == 0, chief
     report = json.loads(chief.stdout)
