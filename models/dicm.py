@@ -13,9 +13,10 @@ from amstf.layers import AmsEmbedding
 from amstf.schema import IMAGE, NO_ID, Field, Schema
 from amstf.store import ImageStore
 from models.aggregators import make_aggregator
-from models.blocks import PACKAGE, image_tower
+from models.blocks import image_tower
 from models.embedding_mlp import EmbeddingMlp
 from models.id_embedding import one_per_sample, value_of
+from models.keras_names import PACKAGE
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)

@@ -9,8 +9,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf.schema import Schema
-from models.blocks import PACKAGE, Mlp, PredictionHead
+from models.blocks import Mlp, PredictionHead
 from models.id_embedding import IdEmbedding
+from models.keras_names import PACKAGE
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)

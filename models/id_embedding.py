@@ -11,7 +11,7 @@ import tf_keras as keras
 
 from amstf.errors import SchemaError
 from amstf.schema import DENSE, NO_ID, SIDES, SPARSE, WEIGHTED_SPARSE, Field, Schema
-from models.blocks import PACKAGE
+from models.keras_names import PACKAGE
 
 
 class _FlatIds(NamedTuple):

@@ -232,7 +232,7 @@ def test_fit_learns_from_pixels_alone(store):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"aggregator": "max"}, ConfigError, "aggregator is 'max'; use 'sum' or 'attentive'"),
+        ({"aggregator": "mean"}, ConfigError, "aggregator is 'mean'; use one of 'sum', 'max', "),
         ({"aggregator": "attentive", "ad_image": False}, ConfigError, "asks by the ad's image"),
         ({"images": None}, ConfigError, "give images, an image store, or image_embedding"),
         ({"ad_image": "liked_images"}, SchemaError, "ad_image is 'liked_images', which is no sing"),
