@@ -109,27 +109,6 @@ class Mlp(keras.layers.Layer):
         }
 
 
-@keras.utils.register_keras_serializable(package=PACKAGE)
-class PredictionHead(keras.layers.Layer):
-    """One linear unit and a sigmoid: the click probability, in float32.
-
-    The sigmoid is the last operation and not followed by a cast, so that Keras' binary
-    cross-entropy finds the logits behind it and stays exact for confident predictions.
-
-    Example:
-        >>> PredictionHead()(tf.zeros([2, 3])).numpy().tolist()
-        [[0.5], [0.5]]
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._dense = keras.layers.Dense(1, name="logit")
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Maps [B, width] to [B, 1] float32."""
-        return tf.sigmoid(tf.cast(self._dense(inputs), tf.float32))
-
-
 def image_tower(
     widths: Sequence[int] = (256, 64, 12),
     activation: str = "prelu",
