@@ -14,6 +14,7 @@ from models.embedding_mlp import EmbeddingMlp
 from models.heads import LabelHeads, PredictionHead
 from models.id_embedding import IdEmbedding
 from models.logistic_regression import IdWeights, LogisticHead, LogisticRegression
+from models.two_tower import InnerProduct, TwoTower
 
 __all__ = [
     "AGGREGATORS",
@@ -28,6 +29,7 @@ __all__ = [
     "EmbeddingMlp",
     "IdEmbedding",
     "IdWeights",
+    "InnerProduct",
     "LabelHeads",
     "LogisticHead",
     "LogisticRegression",
@@ -36,6 +38,7 @@ __all__ = [
     "MultiQueryAttentivePooling",
     "PredictionHead",
     "SumPooling",
+    "TwoTower",
     "build",
     "image_tower",
     "input_specs",
