@@ -19,7 +19,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -76,7 +76,8 @@ def export(
 
     `serving_default` takes the schema's input fields by name (ids [B], lists [B, T] padded with
     -1, see `input_names`), `serve_examples` serialized `tf.train.Example`s [B] as `examples`; both
-    give `click_probability` [B, 1]. For a model with images `embed_images` takes raw `features`
+    give `click_probability` [B, 1] and, for each further label that the model predicts,
+    `LABEL_probability`. For a model with images `embed_images` takes raw `features`
     [n, F] of images that are not in the table and gives `embeddings` [n, D]; with several stores
     there is one for each, `embed_images_STORE`. Parts of a model that are served alone (the towers
     of `models.TwoTower`) have signatures of their own.
@@ -86,7 +87,8 @@ def export(
     is afterwards what it was before.
 
     Args:
-        model: A built model of this process (not on parameter servers), batch -> [B, 1].
+        model: A built model of this process (not on parameter servers), batch -> [B, 1] or a dict
+            of label -> [B, 1].
         schema: The fields of a batch.
         path: Directory to make, or an empty one.
         images: The image layers of the model by store name; by default `model.image_embeddings`.
@@ -182,6 +184,41 @@ def input_names(schema: Schema) -> dict[str, str]:
     return names
 
 
+def named_outputs(
+    predictions: Any, schema: Schema, labels: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Returns a model's predictions by the names that the outputs of signatures have.
+
+    Args:
+        predictions: [B, 1], of one label, or a dict of label -> [B, 1].
+        schema: Names the labels; the first is the click.
+        labels: The labels that the model predicts; the first of the schema if None.
+
+    Raises:
+        ExportError: If two labels would get one name.
+
+    Example:
+        >>> from amstf.schema import Field
+        >>> schema = Schema((Field("clicked", "label"), Field("bought", "label")))
+        >>> named_outputs({"clicked": 0.5, "bought": 0.1}, schema)
+        {'click_probability': 0.5, 'bought_probability': 0.1}
+    """
+    first = schema.labels[0].name
+    if not isinstance(predictions, Mapping):
+        predictions = {labels[0] if labels else first: predictions}
+    outputs: dict[str, Any] = {}
+    for label, values in predictions.items():
+        name = re.sub(r"[^A-Za-z0-9_]", "_", label) + "_probability"
+        name = CLICK_PROBABILITY if label == first else name
+        if name in outputs:
+            raise ExportError(
+                f"label {label!r} and another would both be the output {name!r} of the signature; "
+                "rename one of them in the schema"
+            )
+        outputs[name] = values
+    return outputs
+
+
 def _check_model(model: keras.Model) -> None:
     if not model.built:
         raise ExportError(
@@ -215,9 +252,12 @@ def _signatures(
     parts: Mapping[str, ServedPart],
 ) -> dict[str, Callable[[], Any]]:
     """Returns the name of each signature that the model can have -> a function that traces it."""
-    whole = ServedPart(
-        lambda batch: {CLICK_PROBABILITY: model(batch, training=False)}, input_specs(schema)
-    )
+    labels = getattr(model, "labels", None)
+
+    def predict(batch: Batch) -> Mapping[str, tf.Tensor]:
+        return named_outputs(model(batch, training=False), schema, labels)
+
+    whole = ServedPart(predict, input_specs(schema))
     makers: dict[str, Callable[[], Any]] = {
         SERVE_INPUTS: functools.partial(_trace_part, whole, schema),
         SERVE_EXAMPLES: functools.partial(_trace_examples, whole, schema),

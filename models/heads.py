@@ -51,15 +51,16 @@ class LabelHeads(keras.layers.Layer):
 
     def __init__(self, labels: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._heads = {label: PredictionHead(name=f"head_{k}") for k, label in enumerate(labels)}
+        self.labels = list(labels)
+        self._heads = [PredictionHead(name=f"head_{k}") for k in range(len(self.labels))]
 
     def call(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """Maps [B, width] to a dict of label -> [B, 1] float32."""
-        return {label: head(inputs) for label, head in self._heads.items()}
+        return {label: head(inputs) for label, head in zip(self.labels, self._heads, strict=True)}
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "labels": list(self._heads)}
+        return {**super().get_config(), "labels": list(self.labels)}
 
 
 def by_label(labels: Sequence[str], logits: tf.Tensor) -> tf.Tensor | dict[str, tf.Tensor]:

@@ -111,7 +111,7 @@ class LogisticHead(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "labels": self.labels}
+        return {**super().get_config(), "labels": list(self.labels)}
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)

@@ -14,7 +14,7 @@ from amstf.export import CLICK_PROBABILITY, ServedPart
 from amstf.schema import SIDES, Field, Schema
 from models.aggregators import make_aggregator
 from models.blocks import Mlp
-from models.embedding_mlp import parts_of_config
+from models.embedding_mlp import checked_labels, parts_of_config
 from models.id_embedding import IdEmbedding
 from models.images import ImageInputs, images_of_config
 from models.keras_names import PACKAGE
@@ -69,7 +69,9 @@ class TwoTower(ImageInputs, keras.Model):
     the ads are embedded beforehand, a user once per request, and `score_ads` ranks thousands of ads
     by one matrix product. Fields of the context are known with the user and go into his tower.
 
-    ID tables that fields of both sides name are shared by the towers, and so is E.
+    ID tables that fields of both sides name are shared by the towers, and so is E. Of a schema with
+    several labels it predicts the first, which is what the ads are ranked by before ranking; train
+    it on data with `labels=model.labels`.
 
     Args:
         schema: The fields of a batch.
@@ -133,6 +135,7 @@ class TwoTower(ImageInputs, keras.Model):
     ) -> None:
         super().__init__(**kwargs)
         self.schema = schema
+        self.labels = checked_labels(schema, None)[:1]
         self.id_embedding = id_embedding or IdEmbedding(
             schema, embeddings_regularizer=embeddings_regularizer, name="id_embedding"
         )

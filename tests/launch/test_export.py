@@ -168,7 +168,9 @@ def test_an_export_that_differs_from_the_model_is_refused(exported, trained, sam
     out, _ = exported
     _, model = trained  # It has the last weights, the export the best ones.
     records = first_records(samples, "test", 5)
-    with pytest.raises(ExportError, match=r"'serve_examples' differs from the model's by up to .*"):
+    with pytest.raises(
+        ExportError, match=r"'serve_examples' gives differs from the model's by up to .*"
+    ):
         check_export(out, model, samples.schema, records)
 
 
