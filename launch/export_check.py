@@ -116,7 +116,7 @@ def _answers(
 
 
 def _made_up(spec: tf.TensorSpec) -> tf.Tensor:
-    return tf.random.stateless_normal([size or 3 for size in spec.shape], [1, 2], spec.dtype)
+    return tf.random.stateless_normal([size or 3 for size in spec.shape], [1, 2], dtype=spec.dtype)
 
 
 def _ask(
