@@ -68,6 +68,7 @@ def _main(store_path, directory):
             "trained": tf.train.Checkpoint(model=model).save(f"{directory}/{name}-trained"),
             "shards": [len(getattr(table, "variables", [table])) for table in tables],
             "devices": sorted({w.device for w in model.weights}),
+            "averages": [w.name for w in model.non_trainable_weights],
         }
     print(json.dumps(report))
 
