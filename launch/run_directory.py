@@ -29,6 +29,7 @@ from amstf import files
 from amstf.atomic_file import write_atomically
 from amstf.config import AmsConfig
 from amstf.errors import ConfigError
+from amstf.schema import Schema
 
 LR, EMBEDDING_MLP, DIN, DICM, PRERANK = MODELS = ("lr", "embedding_mlp", "din", "dicm", "prerank")
 """Models; dicm is embedding_mlp with images."""
@@ -192,6 +193,8 @@ class RunDirectory:
         if not self._has_checkpoint():
             return
         before = dataclasses.asdict(self.read_config())
+        if before["labels"] != config.labels and len(Schema.load(self.path).labels) == 1:
+            before["labels"] = config.labels  # The same: a run of an earlier version goes on.
         differing = [
             f"{name} {before[name]!r} (now {value!r})"
             for name, value in dataclasses.asdict(config).items()

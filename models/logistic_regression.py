@@ -31,6 +31,12 @@ class IdWeights(IdEmbedding):
         embeddings_initializer: As in `IdEmbedding`.
         embeddings_regularizer: As in `IdEmbedding`.
         **kwargs: Arguments of `keras.layers.Layer`.
+
+    Example:
+        >>> from amstf.schema import Field
+        >>> schema = Schema((Field("user", "sparse", vocabulary_size=9), Field("click", "label")))
+        >>> IdWeights(schema)({"user": tf.constant([3, 8])}).numpy().tolist()
+        [[0.0], [0.0]]
     """
 
     def __init__(

@@ -132,6 +132,15 @@ def test_a_run_of_an_earlier_version_is_the_model_that_it_was(samples, tmp_path,
     made = make_run_model(run, samples)
     assert type(made) is (Dicm if model == "dicm" else EmbeddingMlp)
     assert made(BATCH).shape == (3, 1)
+    # It goes on; of several labels only if the first alone is asked for again.
+    run.checkpoints.mkdir()
+    (run.checkpoints / "ckpt-1.index").touch()
+    wanted = config(model=model, dataset=str(samples.directory))
+    run.check(dataclasses.replace(wanted, labels="first"))
+    with pytest.raises(ConfigError, match=r"holds a run with labels 'first' \(now 'all'\); to con"):
+        run.check(wanted)
+    samples.schema.save(tmp_path)
+    run.check(wanted)
     del written["aggregator"]
     run.config.write_text(json.dumps(written))
     with pytest.raises(ConfigError, match="is not the configuration of a run of this version"):
