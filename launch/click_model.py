@@ -8,10 +8,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf.data import Samples
-from amstf.errors import AmstfError, ConfigError
+from amstf.errors import ConfigError
 from amstf.layers import AmsEmbedding
 from amstf.schema import IMAGE, Schema
 from amstf.store import ImageStore
+from launch import checkpoints
 from launch.run_directory import (
     AD_IMAGE,
     BEHAVIOUR_IMAGES,
@@ -26,11 +27,6 @@ from launch.run_directory import (
     RunDirectory,
 )
 from models import Dicm, Din, EmbeddingMlp, LogisticRegression, TwoTower, build, image_tower
-
-
-class CheckpointError(AmstfError):
-    """A checkpoint that is not there, or not whole."""
-
 
 _BASE_NETWORKS = {
     LR: LogisticRegression,
@@ -145,7 +141,7 @@ def load_run(
     if checkpoint is None:
         raise ConfigError(f"{run.path} has no checkpoint yet; let python -m launch.train go on")
     model = make_run_model(run, samples)
-    restore(model, checkpoint)
+    checkpoints.restore(tf.train.Checkpoint(model=model), checkpoint)
     return model, samples, config
 
 
@@ -160,23 +156,3 @@ def make_run_model(run: RunDirectory, samples: Samples) -> keras.Model:
             f"their names: {', '.join(lacking)}; prepare the data set as the training data was"
         )
     return make_model(config, trained, open_stores_of(config, samples))
-
-
-def restore(model: keras.Model, checkpoint: str) -> None:
-    """Reads all weights of a model from a checkpoint.
-
-    Args:
-        model: The model.
-        checkpoint: Path of the checkpoint, without the ending of its files.
-
-    Raises:
-        CheckpointError: If the checkpoint is not there, or not whole.
-    """
-    try:
-        status = tf.train.Checkpoint(model=model).restore(checkpoint)
-    except tf.errors.NotFoundError as error:
-        raise CheckpointError(f"{checkpoint} is not there, or not any more") from error
-    except (tf.errors.OpError, IndexError) as error:  # IndexError: a file was cut off.
-        first = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{checkpoint} is not whole ({first})") from error
-    status.assert_existing_objects_matched().expect_partial()
