@@ -10,6 +10,7 @@ import tensorflow as tf
 from amstf import ops
 from amstf.data import Samples, parse_batch
 from amstf.data.batch_order import SHUFFLE_BLOCK, BatchOrder
+from amstf.data.samples_reader import split_labels
 from amstf.strategy import ScheduledBatches
 
 _STRETCHES = (
@@ -35,6 +36,7 @@ class SharedBatches(ScheduledBatches):
         seed: Of these orders.
         block_size: Records that shuffling keeps together.
         fields: Names of the input fields to parse; all if None.
+        labels: Names of the labels to give; all of the schema if None.
         position: Batches to leave out at the beginning: those a checkpoint has seen.
 
     Attributes:
@@ -60,6 +62,7 @@ class SharedBatches(ScheduledBatches):
         seed: int = 0,
         block_size: int = SHUFFLE_BLOCK,
         fields: Iterable[str] | None = None,
+        labels: Iterable[str] | None = None,
         position: int = 0,
     ) -> None:
         super().__init__()
@@ -67,7 +70,7 @@ class SharedBatches(ScheduledBatches):
             samples, split, batch_size, shuffle=shuffle, seed=seed, block_size=block_size
         )
         self._batch_size = batch_size
-        self._label = samples.schema.labels[0]
+        self._labels = samples.label_fields(labels)
         self._fields = samples.input_fields(fields)
         self.position = position
 
@@ -111,12 +114,12 @@ class SharedBatches(ScheduledBatches):
             sizes: Its length, bytes, int64 [r].
 
         Returns:
-            Inputs by name, as `amstf.data.parse_batch` gives them, and the first label [B, 1].
+            Inputs by name, as `amstf.data.parse_batch` gives them, and the label [B, 1], or of
+            several labels a dict of name -> [B, 1].
         """
         records = ops.read_records(paths, offsets, sizes)
-        batch = parse_batch(records, (*self._fields, self._label))
-        label = batch.pop(self._label.name)
-        return batch, label
+        batch = parse_batch(records, (*self._fields, *self._labels))
+        return split_labels(batch, self._labels)
 
     def local(self) -> tf.data.Dataset:
         """Returns the batches from `position` on as a dataset for one process, without end.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 import tf_keras as keras
 
@@ -11,14 +13,45 @@ from amstf.layers import AmsEmbedding
 from amstf.schema import IMAGE, Schema
 from amstf.store import ImageStore
 from launch import checkpoints
-from launch.run_directory import RunConfig, RunDirectory
-from models import Dicm, EmbeddingMlp, build, image_tower
+from launch.run_directory import (
+    AD_IMAGE,
+    BEHAVIOUR_IMAGES,
+    DICM,
+    DIN,
+    EMBEDDING_MLP,
+    FIRST_LABEL,
+    LR,
+    NO_IMAGES,
+    PRERANK,
+    RunConfig,
+    RunDirectory,
+)
+from models import Dicm, Din, EmbeddingMlp, LogisticRegression, TwoTower, build, image_tower
+
+_BASE_NETWORKS = {
+    LR: LogisticRegression,
+    EMBEDDING_MLP: EmbeddingMlp,
+    DIN: Din,
+    DICM: EmbeddingMlp,
+}
 
 
 def open_stores(samples: Samples) -> dict[str, ImageStore]:
     """Opens the image stores that the image fields of a data set refer to."""
     names = dict.fromkeys(field.store_name for field in samples.schema.of_kind(IMAGE))
     return {name: ImageStore.open(samples.image_store_path(name)) for name in names}
+
+
+def open_stores_of(config: RunConfig, samples: Samples) -> dict[str, ImageStore]:
+    """Opens the image stores of a data set if the model sees images."""
+    return {} if config.images == NO_IMAGES else open_stores(samples)
+
+
+def labels_of(config: RunConfig, schema: Schema) -> list[str]:
+    """Returns the names of the labels that the model predicts."""
+    labels = [field.name for field in schema.labels]
+    only_first = config.labels == FIRST_LABEL or config.model == PRERANK
+    return labels[:1] if only_first else labels
 
 
 def make_model(config: RunConfig, schema: Schema, stores: dict[str, ImageStore]) -> keras.Model:
@@ -30,13 +63,38 @@ def make_model(config: RunConfig, schema: Schema, stores: dict[str, ImageStore])
         stores: Image stores by name; none needed for a model without images.
 
     Raises:
-        ConfigError: If the stores hold another width than the run was trained with.
+        ConfigError: If the schema lacks images that the model should see, or the stores hold
+            another width than the run was trained with.
+        SchemaError: If the schema has no fields that the model needs.
     """
     keras.utils.set_random_seed(config.seed)
-    if config.model == "embedding_mlp":
-        return build(EmbeddingMlp(schema, config.hidden, config.dropout), schema)
+    common = {"hidden": config.hidden, "dropout": config.dropout}
+    images = _image_arguments(config, schema, stores)
+    if config.model == PRERANK:
+        return build(TwoTower(schema, **common, **images), schema)
+    common["labels"] = labels_of(config, schema)
+    base = _BASE_NETWORKS[config.model]
+    if config.images == NO_IMAGES:
+        return build(base(schema, **common), schema)
+    return build(Dicm(schema, base=base, **common, **images), schema)
+
+
+def _image_arguments(
+    config: RunConfig, schema: Schema, stores: dict[str, ImageStore]
+) -> dict[str, Any]:
+    if config.images == NO_IMAGES:
+        return {"ad_image": False, "behaviour_images": False}
     if not stores:
-        raise ConfigError("model dicm needs images, and the data set's schema has no image field")
+        raise ConfigError(
+            f"model {config.title} needs images, and the data set's schema has no image field"
+        )
+    for images, side, is_list in ((AD_IMAGE, "ad", False), (BEHAVIOUR_IMAGES, "user", True)):
+        fields = [f for f in schema.of_kind(IMAGE, side=side) if f.is_list == is_list]
+        if config.images == images and not fields:
+            what = "list of images" if is_list else "single image"
+            raise ConfigError(
+                f"images is {images!r}, and the data set's schema has no {what} of side {side!r}"
+            )
     for name, store in stores.items():
         if config.image_width not in (0, store.width):
             raise ConfigError(
@@ -44,16 +102,14 @@ def make_model(config: RunConfig, schema: Schema, stores: dict[str, ImageStore])
                 f"{name!r} ({store.paths[0]}) holds {store.width}; use the features that the run "
                 "was trained on"
             )
-    model = Dicm(
-        schema,
-        images=stores,
-        embedding_model=image_tower(config.tower, dropout=config.tower_dropout),
-        aggregator=config.aggregator,
-        hidden=config.hidden,
-        dropout=config.dropout,
-        missing=config.missing,
-    )
-    return build(model, schema)
+    return {
+        "images": stores,
+        "embedding_model": image_tower(config.tower, dropout=config.tower_dropout),
+        "aggregator": config.aggregator,
+        "missing": config.missing,
+        "ad_image": False if config.images == BEHAVIOUR_IMAGES else None,
+        "behaviour_images": False if config.images == AD_IMAGE else None,
+    }
 
 
 def image_layers(model: keras.Model) -> dict[str, AmsEmbedding]:
@@ -99,5 +155,4 @@ def make_run_model(run: RunDirectory, samples: Samples) -> keras.Model:
             f"{samples.directory} lacks fields that {run.path} was trained on, or has others under "
             f"their names: {', '.join(lacking)}; prepare the data set as the training data was"
         )
-    stores = open_stores(samples) if config.model == "dicm" else {}
-    return make_model(config, trained, stores)
+    return make_model(config, trained, open_stores_of(config, samples))

@@ -5,7 +5,8 @@
 
 Prints AUC, GAUC (exact; users with one class left out and counted), log loss and calibration, over
 all impressions and over those of items that training never showed ("new items"). Writes the same,
-in full, to RUN/evaluation-SPLIT.json. Of synthetic data the best reachable values are shown too.
+in full, to RUN/evaluation-SPLIT.json. Of synthetic data the best reachable values are shown too. A
+model of several labels has a table for each.
 """
 
 import dataclasses
@@ -49,7 +50,7 @@ class Evaluation:
 
     Attributes:
         report: What is in RUN/evaluation-SPLIT.json.
-        predictions: What its metrics were computed from.
+        predictions: What its metrics were computed from, those of the first label.
     """
 
     report: dict[str, Any]
@@ -76,24 +77,35 @@ def evaluate(run: RunDirectory) -> Evaluation:
         leave=False,
     ) as bar:
         score = evaluation.scorer(model)
-        predictions = evaluation.predict(score, samples, FLAGS.split, progress=bar.update)
-    parts = {ALL: evaluation.measure(predictions)}
-    if predictions.items is not None:
+        of_label = evaluation.predict_labels(score, samples, FLAGS.split, progress=bar.update)
+    first, *others = of_label
+    often: list[Any] = []
+    if of_label[first].items is not None:
         counts = training_impressions(config.dataset)["items"]
         often = [item for item, n in counts.items() if n > FLAGS.new_item_impressions]
-        parts[NEW] = evaluation.measure(predictions, ~np.isin(predictions.items, often))
+
+    def measure(label: str) -> dict[str, dict[str, Any]]:
+        predictions = of_label[label]
+        parts = {ALL: evaluation.measure(predictions)}
+        if predictions.items is not None:
+            parts[NEW] = evaluation.measure(predictions, ~np.isin(predictions.items, often))
+        return {name: metrics.to_json() for name, metrics in parts.items()}
+
     report = {
         "run": str(run.path),
         "model": config.model,
+        "images": config.images,
+        "label": first,
         "dataset": str(samples.directory),
         "split": FLAGS.split,
         "checkpoint": FLAGS.checkpoint,
         "new_item_impressions": FLAGS.new_item_impressions,
-        "metrics": {name: metrics.to_json() for name, metrics in parts.items()},
+        "metrics": measure(first),
+        "other_labels": {label: measure(label) for label in others},
         "best_reachable": samples.manifest.info.get("best_reachable", {}),
     }
     write_json(run.path / f"evaluation-{FLAGS.split}.json", report)
-    return Evaluation(report, predictions)
+    return Evaluation(report, of_label[first])
 
 
 @functools.cache
@@ -117,29 +129,42 @@ def table(reports: list[dict[str, Any]]) -> str:
     """Returns the metrics of several runs side by side, for people."""
     names = [os.path.basename(os.path.normpath(report["run"])) for report in reports]
     width = max(len(name) for name in [*names, "best reachable"]) + 2
-    lines = []
-    for part in (ALL, NEW):
-        if part not in reports[0]["metrics"]:
-            continue
-        first = reports[0]["metrics"][part]
-        lines.append(
-            f"{reports[0]['split']}, {part}: {first['impressions']:,} impressions, "
-            f"{first['clicks']:,} clicks; GAUC over {first['users']:,} users, "
-            f"{first['skipped_users']:,} with one class left out"
-        )
-        lines.append(" " * width + "".join(f"{column:>13}" for column in _COLUMNS))
-        for name, report in zip(names, reports, strict=True):
-            metrics = report["metrics"][part]
-            values = [metrics[key] for key in ("auc", "gauc", "log_loss", "calibration")]
-            lines.append(f"{name:<{width}}" + "".join(map(_cell, values)))
-        split = reports[0]["split"]
-        best = reports[0]["best_reachable"].get(split if part == ALL else f"{split}, {part}")
-        if best:
-            lines.append(
-                f"{'best reachable':<{width}}" + _cell(best.get("auc")) + _cell(best.get("gauc"))
-            )
-        lines.append("")
+    split, lines = reports[0]["split"], []
+    for label in dict.fromkeys(label for report in reports for label in _metrics(report)):
+        # A run that predicts fewer labels is missing in the tables of the others.
+        rows = [(name, r) for name, r in zip(names, reports, strict=True) if label in _metrics(r)]
+        for part in (ALL, NEW):
+            if part not in _metrics(rows[0][1])[label]:
+                continue
+            lines += _head(split, part, _metrics(rows[0][1])[label][part], label, width)
+            for name, report in rows:
+                metrics = _metrics(report)[label][part]
+                values = [metrics[key] for key in ("auc", "gauc", "log_loss", "calibration")]
+                lines.append(f"{name:<{width}}" + "".join(map(_cell, values)))
+            best = reports[0]["best_reachable"].get(split if part == ALL else f"{split}, {part}")
+            if best and not label:
+                lines.append(
+                    f"{'best reachable':<{width}}"
+                    + _cell(best.get("auc"))
+                    + _cell(best.get("gauc"))
+                )
+            lines.append("")
     return "\n".join(lines)
+
+
+def _metrics(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns label -> part -> metrics; the first label, which all runs have, is ""."""
+    return {"": report["metrics"], **report["other_labels"]}
+
+
+def _head(split: str, part: str, first: dict[str, Any], label: str, width: int) -> list[str]:
+    title = ", ".join(filter(None, (split, label, part)))
+    clicks = f"with {label}" if label else "clicks"
+    return [
+        f"{title}: {first['impressions']:,} impressions, {first['clicks']:,} {clicks}; GAUC over "
+        f"{first['users']:,} users, {first['skipped_users']:,} with one class left out",
+        " " * width + "".join(f"{column:>13}" for column in _COLUMNS),
+    ]
 
 
 def _cell(value: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ class Predictions:
     items: np.ndarray | None
 
 
-Scorer = Callable[[dict[str, tf.Tensor]], tf.Tensor]
+Scorer = Callable[[dict[str, tf.Tensor]], tf.Tensor | dict[str, tf.Tensor]]
 Counts = dict[Any, int]
 """Impressions by value of a field."""
 
@@ -71,6 +71,18 @@ def predict(
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], None] | None = None,
 ) -> Predictions:
+    """Does what `predict_labels` does, and returns the predictions of the first label."""
+    label = samples.schema.labels[0].name
+    return predict_labels(score, samples, split, batch_size, progress)[label]
+
+
+def predict_labels(
+    score: Scorer,
+    samples: Samples,
+    split: str,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Predictions]:
     """Scores all samples of a split once, in this process.
 
     Args:
@@ -80,27 +92,43 @@ def predict(
         batch_size: Samples per batch (B).
         progress: Called with the number of samples of each batch when it is scored.
 
+    Returns:
+        Label -> its predictions, for each label that the model predicts, the first of the schema
+        if it gives no dict.
+
     Raises:
         SampleError: If a record cannot be read, naming it.
         MissingImageError: If the store lacks an image, under the policy "error".
     """
     schema = samples.schema
-    label = schema.labels[0].name
-    kept = {"labels": label, "groups": schema.group and schema.group.name, "items": schema.item}
-    collected: dict[str, list[np.ndarray]] = {name: [] for name in (*kept, "scores")}
+    first = schema.labels[0].name
+    kept = [schema.group and schema.group.name, schema.item]
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in kept if name}
+    clicks: dict[str, list[np.ndarray]] = {first: []}
+    scores: dict[str, list[np.ndarray]] = {first: []}
 
     inputs = {name for f in schema.inputs for name in (f.name, f.weight_name)}
     with record_errors(samples, split), ops.image_errors():
         for batch in samples.dataset(split, batch_size, only_inputs=False):
-            scores = score({name: value for name, value in batch.items() if name in inputs})
-            collected["scores"].append(scores.numpy().ravel())
-            for name, field in kept.items():
-                if field:
-                    collected[name].append(batch[field].numpy().ravel())
+            predicted = score({name: value for name, value in batch.items() if name in inputs})
+            if not isinstance(predicted, Mapping):
+                predicted = {first: predicted}
+            for label, values in predicted.items():
+                scores.setdefault(label, []).append(values.numpy().ravel())
+                clicks.setdefault(label, []).append(batch[label].numpy().ravel())
+            for name, values in columns.items():
+                values.append(batch[name].numpy().ravel())
             if progress is not None:
-                progress(len(scores))
-    joined = {name: np.concatenate(v) if v else None for name, v in collected.items()}
-    return Predictions(**joined)
+                progress(len(predicted[first]))
+    groups, items = (np.concatenate(columns[n]) if columns.get(n or "") else None for n in kept)
+    return {
+        label: Predictions(_joined(clicks[label]), _joined(values), groups, items)
+        for label, values in scores.items()
+    }
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, np.float32), *parts])
 
 
 @dataclasses.dataclass(frozen=True)

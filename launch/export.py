@@ -11,6 +11,10 @@ Signatures:
   serving_default  the fields of a sample by name (lists padded with -1) -> click_probability
   serve_examples   serialized tf.train.Examples as `examples` -> click_probability
   embed_images     raw `features` of images that are not in the table -> embeddings
+Of several labels each has an output, LABEL_probability. A prerank model has its towers too:
+  user_embedding   the fields of user and context -> user_embedding
+  ad_embedding     the fields of the ad -> ad_embedding
+  score_ads        user_embedding [B, D], ad_embeddings [N, D] -> click_probability [B, N]
 """
 
 import pathlib
@@ -32,6 +36,12 @@ flags.DEFINE_enum(
     "checkpoint", "best", ["best", "last"], "Which weights: best by validation AUC, or the last."
 )
 flags.DEFINE_string("dataset", None, "Data set, if it is not where the run was trained on it.")
+flags.DEFINE_list(
+    "signatures",
+    None,
+    "Signatures to write, all by default. What they do not read stays out: with "
+    "--signatures=ad_embedding the SavedModel is the ad's tower alone.",
+)
 flags.DEFINE_bool("overwrite", False, "Whether to replace an export that is there.")
 flags.DEFINE_string("check_split", "test", "Split whose samples the check scores.")
 flags.DEFINE_integer("check_samples", 1024, "Samples that the check scores.", lower_bound=1)
@@ -51,7 +61,7 @@ def main(arguments: list[str]) -> int | None:
     ) as work:
         # TensorFlow takes seconds to import, and wrong paths should be answered at once.
         from amstf.data import Samples
-        from amstf.export import export
+        from amstf.export import SERVE_INPUTS, export
         from amstf.schema import Schema
         from launch.click_model import load_run
         from launch.export_check import check_export, first_records
@@ -61,9 +71,10 @@ def main(arguments: list[str]) -> int | None:
         model, samples, _ = load_run(run, samples, FLAGS.checkpoint)
         schema = Schema.load(run.path)
         examples = first_records(samples, FLAGS.check_split, FLAGS.check_samples)
-        description = export(model, schema, work, progress=_Progress())
-        differences = check_export(work, model, schema, examples)
-        if examples:
+        description = export(model, schema, work, signatures=FLAGS.signatures, progress=_Progress())
+        signatures = description["signatures"]
+        differences = check_export(work, model, schema, examples, signatures)
+        if examples and SERVE_INPUTS in signatures:
             write_rest_request(work / REQUEST_FILE, schema, examples[:2])
     print(summary(FLAGS.out, description, differences, len(examples), str(samples.directory)))
     return None
@@ -94,20 +105,34 @@ def summary(
             f"  checked in a fresh process: {checked:,} samples, greatest difference from the "
             f"model {max(differences.values()):.1e}"
         )
+    elif checked:
+        lines.append("  NOT checked: no signature takes what samples hold")
     else:
         lines.append(f"  NOT checked: split {FLAGS.check_split!r} has no samples")
-    lines += [
-        "",
-        f"  score:  python -m launch.score --export={out} --samples={dataset} \\",
-        "            --out=scores.csv",
+    lines += ["", *_hints(out, path, description["signatures"], dataset)]
+    return "\n".join(lines)
+
+
+def _hints(out: str, path: pathlib.Path, signatures: dict, dataset: str) -> list[str]:
+    """Returns what to do with the export next."""
+    lines = [
         "  serve:  docker run -p 8500:8500 -p 8501:8501 -e MODEL_NAME=click \\",
         f"            -v {path}:/models/click/1 tensorflow/serving",
-        "  ask:    REST  curl localhost:8501/v1/models/click:predict \\",
-        f"                  -d @{path / REQUEST_FILE}",
-        "          gRPC  localhost:8500, PredictRequest with signature_name 'serve_examples' and",
-        "                `examples`: records of a data set as they are",
     ]
-    return "\n".join(lines)
+    if "serve_examples" in signatures:
+        score = f"  score:  python -m launch.score --export={out} --samples={dataset} \\"
+        lines = [score, "            --out=scores.csv", *lines]
+    if "serving_default" in signatures:
+        lines += [
+            "  ask:    REST  curl localhost:8501/v1/models/click:predict \\",
+            f"                  -d @{path / REQUEST_FILE}",
+        ]
+    if "serve_examples" in signatures:
+        lines += [
+            "          gRPC  localhost:8500, PredictRequest with signature_name 'serve_examples'",
+            "                and `examples`: records of a data set as they are",
+        ]
+    return lines
 
 
 class _Progress:

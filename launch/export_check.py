@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,17 @@ import tf_keras as keras
 from amstf.data import Samples, parse_batch, record_errors
 from amstf.errors import ExportError
 from amstf.export import (
-    CLICK_PROBABILITY,
     EXAMPLES,
     SERVE_EXAMPLES,
     SERVE_INPUTS,
     input_names,
+    named_outputs,
 )
 from amstf.ops import image_errors
 from amstf.schema import Schema
 
 TOLERANCE = 1e-5
-"""Greatest difference of a click probability between the model and its export."""
+"""Greatest difference of a number between the model and its export; relative above 1."""
 
 _BATCH = 256
 _TIMEOUT_SECONDS = 600
@@ -42,7 +43,11 @@ def first_records(samples: Samples, split: str, count: int) -> list[bytes]:
 
 
 def check_export(
-    export: str | os.PathLike[str], model: keras.Model, schema: Schema, examples: list[bytes]
+    export: str | os.PathLike[str],
+    model: keras.Model,
+    schema: Schema,
+    examples: list[bytes],
+    signatures: Iterable[str] = (SERVE_INPUTS, SERVE_EXAMPLES),
 ) -> dict[str, float]:
     """Scores samples with the model here and with the export elsewhere.
 
@@ -51,9 +56,11 @@ def check_export(
         model: The model it was made of.
         schema: The fields of a batch.
         examples: Serialized samples; the first one is scored alone too.
+        signatures: Signatures of the export; of those that embed new images none is asked.
 
     Returns:
-        Signature -> greatest absolute difference of a click probability.
+        Signature -> greatest difference of a number that it gives: absolute, of numbers greater
+        than 1 relative.
 
     Raises:
         ExportError: If a difference is greater than `TOLERANCE`, or the export cannot be loaded.
@@ -62,28 +69,54 @@ def check_export(
     if not examples:
         return {}
     parts = [examples[:1]] + [examples[k : k + _BATCH] for k in range(0, len(examples), _BATCH)]
-    names = input_names(schema)
     wanted: list[np.ndarray] = []
     questions: list[tuple[str, dict[str, Any]]] = []
     for part in parts:
-        batch = parse_batch(tf.constant(part), schema.inputs)
-        with image_errors():
-            wanted += [model.predict(batch, batch_size=len(part), verbose=0)] * 2
-        questions.append((SERVE_EXAMPLES, {EXAMPLES: np.array(part, object)}))
-        inputs = {names[key]: value.numpy() for key, value in batch.items()}
-        questions.append((SERVE_INPUTS, inputs))
+        for name, inputs, want in _answers(model, schema, part, list(signatures)):
+            questions.append((name, inputs))
+            wanted.append(np.concatenate([want[key] for key in sorted(want)], axis=-1))
     differences: dict[str, float] = {}
     for (name, _), want, got in zip(questions, wanted, _ask(export, questions), strict=True):
-        worst = float(np.abs(got - want).max())
+        worst = float((np.abs(got - want) / np.maximum(1, np.abs(want))).max())
         # A NaN is a difference too, and max() would lose it.
         differences[name] = max(differences.get(name, 0.0), worst if worst == worst else np.inf)
     for name, difference in differences.items():
         if difference > TOLERANCE:
             raise ExportError(
-                f"the {CLICK_PROBABILITY} of signature {name!r} differs from the model's by up to "
+                f"what signature {name!r} gives differs from the model's by up to "
                 f"{difference:.1e} in {len(examples)} samples; wanted at most {TOLERANCE:.0e}"
             )
     return differences
+
+
+def _answers(
+    model: keras.Model, schema: Schema, examples: list[bytes], signatures: list[str]
+) -> Iterator[tuple[str, dict[str, Any], dict[str, np.ndarray]]]:
+    """Yields signatures, inputs to ask them about, and the outputs that the model has for these."""
+    batch = parse_batch(tf.constant(examples), schema.inputs)
+    names = input_names(schema)
+    if {SERVE_EXAMPLES, SERVE_INPUTS} & set(signatures):
+        with image_errors():
+            predictions = model.predict(batch, batch_size=len(examples), verbose=0)
+        want = named_outputs(predictions, schema)
+    if SERVE_EXAMPLES in signatures:
+        yield SERVE_EXAMPLES, {EXAMPLES: np.array(examples, object)}, want
+    if SERVE_INPUTS in signatures:
+        yield SERVE_INPUTS, {names[key]: value.numpy() for key, value in batch.items()}, want
+    for name, part in getattr(model, "served_parts", dict)().items():
+        if name not in signatures:
+            continue
+        # What is no field of a sample is made up: the embeddings that a tower gave.
+        inputs = {
+            key: batch[key] if key in batch else _made_up(spec) for key, spec in part.inputs.items()
+        }
+        with image_errors():
+            want = {key: value.numpy() for key, value in part.function(inputs).items()}
+        yield name, {names.get(key, key): value.numpy() for key, value in inputs.items()}, want
+
+
+def _made_up(spec: tf.TensorSpec) -> tf.Tensor:
+    return tf.random.stateless_normal([size or 3 for size in spec.shape], [1, 2], dtype=spec.dtype)
 
 
 def _ask(
@@ -136,6 +169,6 @@ def write_questions(
 
 
 def read_answers(path: pathlib.Path) -> list[np.ndarray]:
-    """Reads what `reload_check.py` wrote: the first output for each question."""
+    """Reads what `reload_check.py` wrote: for each question its outputs, side by side by name."""
     with np.load(path) as answers:
         return [answers[name] for name in answers.files]

@@ -29,9 +29,19 @@ from amstf import files
 from amstf.atomic_file import write_atomically
 from amstf.config import AmsConfig
 from amstf.errors import ConfigError
+from amstf.schema import Schema
 
-MODELS = ("embedding_mlp", "dicm")
-AGGREGATORS = ("sum", "attentive")
+LR, EMBEDDING_MLP, DIN, DICM, PRERANK = MODELS = ("lr", "embedding_mlp", "din", "dicm", "prerank")
+"""Models; dicm is embedding_mlp with images."""
+
+NO_IMAGES, AD_IMAGE, BEHAVIOUR_IMAGES, BOTH_IMAGES = IMAGES = ("none", "ad", "behaviours", "both")
+"""Images that a model sees."""
+
+AGGREGATORS = ("sum", "max", "concat", "attentive", "multi_query")
+"""As `models.AGGREGATORS`, which would take TensorFlow to import."""
+
+ALL_LABELS, FIRST_LABEL = LABELS = ("all", "first")
+"""Labels that a model predicts."""
 
 CHIEF, EVALUATOR, NONE = VALIDATIONS = ("chief", "evaluator", "none")
 """Who validates: the chief between segments, an evaluator process, or nobody."""
@@ -51,7 +61,7 @@ class RunConfig:
         dropout: Dropout of the MLP in training.
         tower: Widths of the trainable part of E; the last is D.
         tower_dropout: Dropout of E in training.
-        aggregator: How DICM pools behaviour images, one of `AGGREGATORS`.
+        aggregator: How behaviour images are pooled, one of `AGGREGATORS`.
         missing: What an image that the store lacks does, "error" or "zeros".
         batch_size: Samples per step and worker (B).
         epochs: Passes over the training split.
@@ -60,6 +70,9 @@ class RunConfig:
         patience: Validations without a better AUC until training stops; 0: never.
         image_width: Raw features of an image (F); 0 for a model without images.
         ams: How a cluster embeds images.
+        images: Images that the model sees, one of `IMAGES`; "" for those that its name stands for:
+            both of dicm, none of the others.
+        labels: Of several labels predict "all", or the "first" alone (as prerank does).
     """
 
     dataset: str
@@ -77,8 +90,17 @@ class RunConfig:
     patience: int
     image_width: int = 0
     ams: AmsConfig = dataclasses.field(default_factory=AmsConfig)
+    images: str = ""
+    labels: str = ALL_LABELS
 
     def __post_init__(self) -> None:
+        if self.images == "":
+            object.__setattr__(self, "images", BOTH_IMAGES if self.model == DICM else NO_IMAGES)
+        if (self.model, self.images) == (DICM, NO_IMAGES):
+            raise ConfigError(
+                f"model dicm without images is {EMBEDDING_MLP}; ask for that, or for some of "
+                f"the images: {', '.join(IMAGES[1:])}"
+            )
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             values = value if name in _WIDTHS and isinstance(value, tuple) else (value,)
@@ -95,6 +117,12 @@ class RunConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; use {' or '.join(choices)}")
         if not isinstance(self.dataset, str) or not self.dataset or "\0" in self.dataset:
             raise ConfigError(f"dataset is {self.dataset!r}; wanted a directory")
+
+    @property
+    def title(self) -> str:
+        """The model in a few words."""
+        usual = BOTH_IMAGES if self.model == DICM else NO_IMAGES
+        return self.model if self.images == usual else f"{self.model}, images: {self.images}"
 
     def to_json(self) -> str:
         """Returns the configuration as JSON text."""
@@ -115,7 +143,16 @@ _RANGES: dict[str, tuple[float, float]] = {
     "patience": (0, 1 << 31),
     "image_width": (0, 1 << 32),
 }
-_CHOICES = {"model": MODELS, "aggregator": AGGREGATORS, "missing": ("error", "zeros")}
+_CHOICES = {
+    "model": MODELS,
+    "aggregator": AGGREGATORS,
+    "missing": ("error", "zeros"),
+    "images": IMAGES,
+    "labels": LABELS,
+}
+
+# What configurations of earlier versions lack, and what their runs did.
+_ADDED = {"images": "", "labels": FIRST_LABEL}
 
 # What may change between two calls that continue one run.
 _MAY_CHANGE = ("epochs", "patience", "ams", "dataset")
@@ -156,6 +193,8 @@ class RunDirectory:
         if not self._has_checkpoint():
             return
         before = dataclasses.asdict(self.read_config())
+        if before["labels"] != config.labels and len(Schema.load(self.path).labels) == 1:
+            before["labels"] = config.labels  # The same: a run of an earlier version goes on.
         differing = [
             f"{name} {before[name]!r} (now {value!r})"
             for name, value in dataclasses.asdict(config).items()
@@ -186,9 +225,9 @@ class RunDirectory:
         Raises:
             ConfigError: If the directory holds no run, or one of another version.
         """
-        content = read_json(self.config, "a run; python -m launch.train makes one")
+        content = {**_ADDED, **read_json(self.config, "a run; python -m launch.train makes one")}
         names = {field.name for field in dataclasses.fields(RunConfig)}
-        ams = content.get("ams") if isinstance(content, dict) else None
+        ams = content.get("ams")
         ams_names = {field.name for field in dataclasses.fields(AmsConfig)}
         if not isinstance(ams, dict) or content.keys() != names or ams.keys() != ams_names:
             raise ConfigError(f"{self.config} is not the configuration of a run of this version")

@@ -6,7 +6,8 @@
 Needs the SavedModel and the samples, no model code, no image store. Samples are TFRecord files of
 serialized tf.train.Examples, read file by file in the order of their names (of a data set: of its
 manifest). A line of the CSV is the number of the record, counted from 0 over all files, and its
-click probability. The CSV appears when all is scored and replaces one of that name.
+click probability (and the probabilities of other labels, if the model predicts several). The CSV
+appears when all is scored and replaces one of that name.
 """
 
 import glob
@@ -40,20 +41,21 @@ def main(arguments: list[str]) -> int | None:
     # TensorFlow takes seconds to import, and wrong paths should be answered at once.
     from launch.scoring import ScoreTable, load_scorer, score_file
 
-    scorer = load_scorer(FLAGS.export)
+    scorer, columns = load_scorer(FLAGS.export)
     table = ScoreTable()
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     start = time.perf_counter()
     try:
         with open(partial, "w", encoding="ascii") as csv, _bar(paths) as bar:
-            csv.write("record,click_probability\n")
+            csv.write(",".join(["record", *columns]) + "\n")
             for file in paths:
                 before = bar.n
                 for scores, read in score_file(scorer, file, FLAGS.batch_size):
                     first = table.count
-                    csv.writelines(f"{first + k},{p:.9g}\n" for k, p in enumerate(scores))
-                    table.add(scores)
+                    for k, row in enumerate(scores, first):
+                        csv.write(",".join([str(k), *(f"{p:.9g}" for p in row)]) + "\n")
+                    table.add(scores[:, 0])
                     bar.update(before + read - bar.n)
         os.replace(partial, out)
     finally:

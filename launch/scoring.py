@@ -23,14 +23,15 @@ _BINS = 100_000
 Scorer = Callable[[tf.Tensor], tf.Tensor]
 
 
-def load_scorer(export: str | os.PathLike[str]) -> Scorer:
+def load_scorer(export: str | os.PathLike[str]) -> tuple[Scorer, list[str]]:
     """Loads the signature of an export that scores serialized samples.
 
     Args:
         export: Directory of the SavedModel.
 
     Returns:
-        Function from serialized samples [B] to click probabilities [B, 1].
+        Function from serialized samples [B] to probabilities [B, L], and their L names; the first
+        is that of a click, those of other labels follow if the model predicts several.
 
     Raises:
         ExportError: If there is no SavedModel, or one without this signature.
@@ -58,24 +59,26 @@ def load_scorer(export: str | os.PathLike[str]) -> Scorer:
             f"gives {', '.join(signature.structured_outputs)}; wanted one string input and {OUTPUT}"
         )
     (name,) = (spec.name for spec in inputs)
+    columns = [OUTPUT, *sorted(set(signature.structured_outputs) - {OUTPUT})]
 
     def score(examples: tf.Tensor) -> tf.Tensor:
         # The model is named here because a signature does not keep its variables alive.
-        return model.signatures[SIGNATURE](**{name: examples})[OUTPUT]
+        outputs = model.signatures[SIGNATURE](**{name: examples})
+        return tf.concat([outputs[column] for column in columns], axis=-1)
 
-    return score
+    return score, columns
 
 
 def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
     """Scores the samples of a TFRecord file, in order.
 
     Args:
-        scorer: What `load_scorer` returned.
+        scorer: The function that `load_scorer` returned.
         path: The file.
         batch_size: Samples to score at a time.
 
     Yields:
-        Click probabilities [B] float32 and the bytes of the file that are done.
+        Probabilities [B, L] float32 and the bytes of the file that are done.
 
     Raises:
         SampleError: If the file is no TFRecord, is damaged or cut off, or holds other samples than
@@ -95,7 +98,7 @@ def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.
         if batch is None:
             break
         try:
-            scores = scorer(batch).numpy()[:, 0]
+            scores = scorer(batch).numpy()
         except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
             last = records + len(batch) - 1
             # TensorFlow puts the record itself into its message, which then may not be text.
@@ -106,9 +109,10 @@ def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.
                 f"takes: {why}"
             ) from error
         if not np.isfinite(scores).all():
-            bad = records + int(np.argmin(np.isfinite(scores)))
+            row, column = np.argwhere(~np.isfinite(scores))[0]
             raise ExportError(
-                f"{path}: the export gives {scores[bad - records]} for record {bad}; its weights "
+                f"{path}: the export gives {scores[row, column]} for record {records + row}; its "
+                "weights "
                 "or the record hold values that are not finite: train or prepare again"
             )
         records += len(batch)

@@ -26,8 +26,11 @@ from launch.local_cluster import LocalCluster, parse_cluster
 from launch.local_evaluator import LocalEvaluator
 from launch.run_directory import (
     AGGREGATORS,
+    ALL_LABELS,
     CHIEF,
     EVALUATOR,
+    IMAGES,
+    LABELS,
     MODELS,
     NONE,
     VALIDATIONS,
@@ -40,7 +43,25 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_string("dataset", None, "Directory of the data set (launch.prepare).", required=True)
 flags.DEFINE_enum(
-    "model", None, MODELS, "embedding_mlp sees ids only, dicm sees the images too.", required=True
+    "model",
+    None,
+    MODELS,
+    "lr: logistic regression. embedding_mlp: embeddings and an MLP. din: attention over the ids of "
+    "behaviours. prerank: two towers and an inner product. dicm: embedding_mlp that sees images.",
+    required=True,
+)
+flags.DEFINE_enum(
+    "images",
+    None,
+    IMAGES,
+    "Images that the model sees, whichever model it is: none, the ad's, those of the user's "
+    "behaviours, or both. By default both with dicm and none with the others.",
+)
+flags.DEFINE_enum(
+    "labels",
+    ALL_LABELS,
+    LABELS,
+    "Of a data set with several labels: predict all, each by a head of its own, or the first.",
 )
 flags.DEFINE_string("out", None, "Directory of the run.", required=True)
 flags.DEFINE_string(
@@ -49,35 +70,50 @@ flags.DEFINE_string(
 flags.DEFINE_integer("epochs", 2, "Passes over the training split.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 256, "Samples per step and worker.", lower_bound=1)
 flags.DEFINE_float("learning_rate", 0.001, "Learning rate of Adam.", lower_bound=0.0)
-flags.DEFINE_list("hidden", ["128", "64"], "Widths of the MLP.")
+flags.DEFINE_list(
+    "hidden",
+    ["128", "64"],
+    "Widths of the MLP; of each tower with prerank, the last being that of the embeddings; lr has "
+    "none.",
+)
 flags.DEFINE_float(
     "dropout", 0.0, "Dropout of the MLP in training.", lower_bound=0.0, upper_bound=0.99
 )
 flags.DEFINE_list(
-    "tower", ["256", "64", "12"], "dicm: widths of the embedding model; the last is an image's."
+    "tower", ["256", "64", "12"], "images: widths of the embedding model; the last is an image's."
 )
 flags.DEFINE_float(
-    "tower_dropout", 0.0, "dicm: dropout of the embedding model.", lower_bound=0.0, upper_bound=0.99
+    "tower_dropout",
+    0.0,
+    "images: dropout of the embedding model.",
+    lower_bound=0.0,
+    upper_bound=0.99,
 )
-flags.DEFINE_enum("aggregator", "sum", AGGREGATORS, "dicm: pooling of the behaviour images.")
+flags.DEFINE_enum(
+    "aggregator",
+    "sum",
+    AGGREGATORS,
+    "images: pooling of the behaviour images. attentive and multi_query ask by the ad's image, "
+    "multi_query by the ad's ids too; concat keeps the order and the schema's max_length.",
+)
 flags.DEFINE_enum(
     "missing",
     "error",
     ["error", "zeros"],
-    "dicm: what an image that the store lacks does: end the training, or have the embedding zero.",
+    "images: what one that the store lacks does: end the training, or have the embedding zero.",
 )
 flags.DEFINE_enum(
     "placement",
     "servers",
     PLACEMENTS,
-    "dicm on a cluster: where images are embedded. servers: where they are stored (AMS). workers: "
+    "images, cluster: where images are embedded. servers: where they are stored (AMS). workers: "
     "raw features are pulled (store-in-server, for comparison).",
 )
 flags.DEFINE_enum(
     "merge",
     "none",
     MERGES,
-    "dicm on a cluster: which requests of the workers a server embeds together. none: each by "
+    "images, cluster: which requests of the workers a server embeds together. none: each by "
     "itself. async: those that meet within --merge_wait_ms. sync: one mini-batch of every worker a "
     "round, and one update a round with the mean gradient.",
 )
@@ -87,7 +123,7 @@ flags.DEFINE_float(
 flags.DEFINE_integer(
     "sync_every",
     1,
-    "dicm on a cluster: rounds between two exchanges of the embedding model between the servers; "
+    "images, cluster: rounds between two exchanges of the embedding model between the servers; "
     "1 is exact, n moves n times less.",
     lower_bound=1,
 )
@@ -95,13 +131,13 @@ flags.DEFINE_enum(
     "wire_dtype",
     "float32",
     WIRE_DTYPES,
-    "dicm on a cluster: type in which image embeddings and their gradients cross; bfloat16 halves "
+    "images, cluster: type in which image embeddings and their gradients cross; bfloat16 halves "
     "the bytes.",
 )
 flags.DEFINE_float(
     "worker_timeout_ms",
     10_000.0,
-    "dicm on a cluster: when a worker that gives no sign is left out of a round. Longer than the "
+    "images, cluster: when a worker that gives no sign is left out of a round. Longer than the "
     "slowest step.",
     lower_bound=1.0,
 )
@@ -194,6 +230,8 @@ def _config() -> RunConfig:
         tower=flag_values.widths("tower", FLAGS.tower),
         tower_dropout=FLAGS.tower_dropout,
         aggregator=FLAGS.aggregator,
+        images=FLAGS.images or "",
+        labels=FLAGS.labels,
         missing=FLAGS.missing,
         batch_size=FLAGS.batch_size,
         epochs=FLAGS.epochs,

@@ -39,6 +39,7 @@ from launch.run_directory import (
     CHIEF,
     EVALUATOR,
     INTERRUPTED,
+    NO_IMAGES,
     NONE,
     RunConfig,
     RunDirectory,
@@ -82,7 +83,7 @@ class Training:
         self.validation = validation
         self.cluster = cluster
         self.samples = Samples.open(config.dataset)
-        self._stores = click_model.open_stores(self.samples) if config.model == "dicm" else {}
+        self._stores = click_model.open_stores_of(config, self.samples)
         widths = [store.width for store in self._stores.values()]
         self.config = dataclasses.replace(config, image_width=max(widths, default=0))
         self._check_images()
@@ -95,6 +96,7 @@ class Training:
             config.batch_size,
             seed=config.seed,
             fields=self._input_fields(),
+            labels=click_model.labels_of(config, self.samples.schema),
         )
         steps_per_pass = self._batches.steps_per_pass
         wanted = segment_steps or min(math.ceil(steps_per_pass / 4), 2000)
@@ -218,7 +220,7 @@ class Training:
 
     def _input_fields(self) -> list[str]:
         """A model without images does not wait for image ids to be parsed."""
-        unused = (IMAGE,) if self.config.model == "embedding_mlp" else ()
+        unused = (IMAGE,) if self.config.images == NO_IMAGES else ()
         return [field.name for field in self.samples.schema.inputs if field.kind not in unused]
 
     def _make_strategy(self) -> tf.distribute.Strategy:
@@ -246,7 +248,7 @@ class Training:
             for store in self._stores.values()
         )
         line = (
-            f"{self.config.model} {where}: {self.samples.num_records(TRAIN):,} samples{images}, "
+            f"{self.config.title} {where}: {self.samples.num_records(TRAIN):,} samples{images}, "
             f"{self._model.count_params():,} weights"
         )
         return line + (f"\ncontinuing at step {first_step}" if first_step else "")

@@ -2,22 +2,43 @@
 
 import amstf  # noqa: F401  Chooses the Keras that tf_keras stands for, before anything loads it.
 from amstf.data import input_specs
-from models.aggregators import Aggregator, AttentivePooling, SumPooling
-from models.blocks import Mlp, PredictionHead, image_tower
+from models.aggregator import Aggregator
+from models.aggregators import AGGREGATORS, ConcatPooling, MaxPooling, SumPooling
+from models.attention import AttentivePooling, MultiQueryAttentivePooling
+from models.blocks import Mlp, image_tower
 from models.building import build
-from models.dicm import Dicm
+from models.dice import Dice
+from models.dicm import BASE_NETWORKS, Dicm
+from models.din import Din, DinEmbedding
 from models.embedding_mlp import EmbeddingMlp
+from models.heads import LabelHeads, PredictionHead
 from models.id_embedding import IdEmbedding
+from models.logistic_regression import IdWeights, LogisticHead, LogisticRegression
+from models.two_tower import InnerProduct, TwoTower
 
 __all__ = [
+    "AGGREGATORS",
+    "BASE_NETWORKS",
     "Aggregator",
     "AttentivePooling",
+    "ConcatPooling",
+    "Dice",
     "Dicm",
+    "Din",
+    "DinEmbedding",
     "EmbeddingMlp",
     "IdEmbedding",
+    "IdWeights",
+    "InnerProduct",
+    "LabelHeads",
+    "LogisticHead",
+    "LogisticRegression",
+    "MaxPooling",
     "Mlp",
+    "MultiQueryAttentivePooling",
     "PredictionHead",
     "SumPooling",
+    "TwoTower",
     "build",
     "image_tower",
     "input_specs",

@@ -1,78 +1,22 @@
-"""Ways to make one vector of the images of a user's behaviours."""
+"""Aggregators that look at the behaviours alone, and all aggregators by name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
 from amstf.errors import ConfigError
-from models.blocks import PACKAGE, Mlp
-
-
-class Aggregator(keras.layers.Layer):
-    """Base of the aggregators: `aggregator(behaviours, mask, query) -> [B, width]`.
-
-    A subclass implements `aggregate` and may count on clean input: behaviours that the mask leaves
-    out are zeros there, even if they were NaN. What it must keep to:
-
-    *   The order of a user's behaviours, and what stands in the padding, have no influence.
-    *   A user without behaviours (and a batch with T = 0) gives zeros, never NaN.
-    *   All shapes but D may be unknown when traced.
-
-    An aggregator that asks by other things than the ad's image (as the second channel of
-    MultiQueryAttentivePooling asks by the ad's ID embeddings) finds them in `ad_ids`.
-    """
-
-    needs_query = False
-    """Whether `query` must be given; models refuse such an aggregator when the ad has no image."""
-
-    def call(
-        self,
-        behaviours: tf.Tensor,
-        mask: tf.Tensor,
-        query: tf.Tensor | None = None,
-        ad_ids: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """Aggregates.
-
-        Args:
-            behaviours: [B, T, D] float, embeddings of the behaviour images.
-            mask: [B, T] bool, true where there is a behaviour.
-            query: [B, D] float, the embedding of the ad's image.
-            ad_ids: [B, any width] float, the ad's ID embeddings.
-
-        Returns:
-            [B, width] float; the width is D for the aggregators of this file.
-
-        Raises:
-            ConfigError: If the aggregator needs a query and there is none.
-        """
-        if self.needs_query and query is None:
-            raise ConfigError(
-                f"{type(self).__name__} needs the ad's image as query and there is none; "
-                "use SumPooling, or a schema with an image field of side 'ad'"
-            )
-        # Selecting (not multiplying by 0) keeps NaN out, forward and backward.
-        clean = tf.where(mask[:, :, None], behaviours, tf.zeros_like(behaviours))
-        return self.aggregate(clean, mask, query, ad_ids)
-
-    def aggregate(
-        self,
-        behaviours: tf.Tensor,
-        mask: tf.Tensor,
-        query: tf.Tensor | None,
-        ad_ids: tf.Tensor | None,
-    ) -> tf.Tensor:
-        """Does the work of `call`; shapes as there, behaviours are zero where there is none."""
-        raise NotImplementedError
+from models.aggregator import Aggregator
+from models.attention import AttentivePooling, MultiQueryAttentivePooling
+from models.keras_names import PACKAGE
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
 class SumPooling(Aggregator):
-    """Adds up the behaviours: `sum_t e_t` (arXiv 1711.06505, section 5).
+    """Adds up the behaviours: `sum_t e_t`, [B, D] (arXiv 1711.06505, section 5).
 
     Example:
         >>> SumPooling()(tf.ones([1, 3, 2]), tf.constant([[True, True, False]])).numpy().tolist()
@@ -91,38 +35,17 @@ class SumPooling(Aggregator):
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class AttentivePooling(Aggregator):
-    """Adds up the behaviours, each weighted by how it relates to the ad's image.
+class MaxPooling(Aggregator):
+    """Takes the greatest of the behaviours in each dimension: `max_t e_t`, [B, D].
 
-    `sum_t a(e_t, q) e_t` with `a = v . mlp([e_t, q, e_t * q, e_t - q]) + c`, the attention of DIN
-    (arXiv 1706.06978, section 4.3) with the ad image's embedding as query (arXiv 1711.06505, 5).
-    As in DIN the weights are not normalised, so that their sum says how strong the interest is.
-
-    Args:
-        hidden: Widths of the attention's MLP.
-        activation: Activation of that MLP, see `models.blocks.Mlp`.
-        softmax: Normalise the weights of each user to a sum of 1.
-        **kwargs: Arguments of `keras.layers.Layer`.
+    One of the aggregators that arXiv 1711.06505, section 5, compares with. Zeros for a user without
+    behaviours, which a maximum of nothing would not be.
 
     Example:
-        >>> pooling = AttentivePooling()
-        >>> pooling(tf.ones([2, 5, 12]), tf.ones([2, 5], tf.bool), tf.ones([2, 12])).shape
-        TensorShape([2, 12])
+        >>> behaviours = tf.constant([[[1.0, -2.0], [0.0, -1.0], [9.0, 9.0]]])
+        >>> MaxPooling()(behaviours, tf.constant([[True, True, False]])).numpy().tolist()
+        [[1.0, -1.0]]
     """
-
-    needs_query = True
-
-    def __init__(
-        self,
-        hidden: Sequence[int] = (32,),
-        activation: str = "prelu",
-        softmax: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.softmax = softmax
-        self._mlp = Mlp(hidden, activation, name="attention")
-        self._score = keras.layers.Dense(1, name="score")
 
     def aggregate(
         self,
@@ -132,47 +55,93 @@ class AttentivePooling(Aggregator):
         ad_ids: tf.Tensor | None,
     ) -> tf.Tensor:
         """See `Aggregator`."""
-        weights = self.weights_of(behaviours, mask, query)
-        return tf.reduce_sum(weights[:, :, None] * behaviours, axis=1)
+        # The lowest and not -inf: its gradient is zero instead of NaN.
+        lowest = tf.fill(tf.shape(behaviours), behaviours.dtype.min)
+        greatest = tf.reduce_max(tf.where(mask[:, :, None], behaviours, lowest), axis=1)
+        has_some = tf.reduce_any(mask, axis=1, keepdims=True)
+        return tf.where(has_some, greatest, tf.zeros_like(greatest))
 
-    def weights_of(
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class ConcatPooling(Aggregator):
+    """Puts the newest behaviours side by side: `[e_1, ..., e_length]`, [B, length D].
+
+    One of the aggregators that arXiv 1711.06505, section 5, compares with, and the only one in
+    which the order counts. Longer lists are cut, shorter ones filled with zeros.
+
+    Args:
+        length: Behaviours to take.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Raises:
+        ConfigError: If length is below 1.
+
+    Example:
+        >>> mask = tf.constant([[True, False, True]])
+        >>> ConcatPooling(2)(tf.ones([1, 3, 2]), mask).numpy().tolist()
+        [[1.0, 1.0, 0.0, 0.0]]
+    """
+
+    def __init__(self, length: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(length, int) or length < 1:
+            raise ConfigError(f"length is {length!r}; give a whole number of at least 1")
+        self.length = length
+
+    def aggregate(
         self,
         behaviours: tf.Tensor,
         mask: tf.Tensor,
-        query: tf.Tensor,
+        query: tf.Tensor | None,
+        ad_ids: tf.Tensor | None,
     ) -> tf.Tensor:
-        """Returns the weights [B, T] that the behaviours get, 0 in the padding."""
-        query = tf.broadcast_to(query[:, None, :], tf.shape(behaviours))
-        pairs = tf.concat([behaviours, query, behaviours * query, behaviours - query], axis=-1)
-        scores = self._score(self._mlp(pairs))[:, :, 0]
-        if self.softmax:
-            # Finite, so that a user without behaviours is uniform here and zero below, not NaN.
-            scores = tf.nn.softmax(tf.where(mask, scores, scores.dtype.min), axis=-1)
-        return tf.where(mask, scores, tf.zeros_like(scores))
+        """See `Aggregator`."""
+        newest = behaviours[:, : self.length]
+        missing = self.length - tf.shape(newest)[1]
+        filled = tf.pad(newest, [[0, 0], [0, missing], [0, 0]])
+        return tf.reshape(filled, [-1, self.length * behaviours.shape[-1]])
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "hidden": list(self._mlp.widths),
-            "activation": self._mlp.activation,
-            "softmax": self.softmax,
-        }
+        return {**super().get_config(), "length": self.length}
 
 
-_BY_NAME = {"sum": SumPooling, "attentive": AttentivePooling}
+_BY_NAME: dict[str, Callable[..., Aggregator]] = {
+    "sum": SumPooling,
+    "max": MaxPooling,
+    "concat": ConcatPooling,
+    "attentive": AttentivePooling,
+    "multi_query": MultiQueryAttentivePooling,
+}
+
+AGGREGATORS = tuple(_BY_NAME)
+"""Names that `make_aggregator` knows."""
 
 
-def make_aggregator(aggregator: str | keras.layers.Layer | None) -> keras.layers.Layer:
+def make_aggregator(
+    aggregator: str | keras.layers.Layer | None, max_length: int | None = None
+) -> keras.layers.Layer:
     """Returns the aggregator of that name ("sum" if None), or the layer itself.
 
+    Args:
+        aggregator: One of `AGGREGATORS`, or a layer.
+        max_length: Behaviours of the longest list, which "concat" takes all of.
+
     Raises:
-        ConfigError: If the name is unknown or the argument is no layer.
+        ConfigError: If the name is unknown, the argument is no layer, or "concat" has no length.
     """
     if isinstance(aggregator, keras.layers.Layer):
         return aggregator
     try:
-        return _BY_NAME[aggregator or "sum"](name="aggregator")
+        make = _BY_NAME[aggregator or "sum"]
     except (KeyError, TypeError):
-        names = " or ".join(repr(name) for name in _BY_NAME)
-        raise ConfigError(f"aggregator is {aggregator!r}; use {names}, or a layer") from None
+        names = ", ".join(map(repr, AGGREGATORS))
+        raise ConfigError(f"aggregator is {aggregator!r}; use one of {names}, or a layer") from None
+    if make is not ConcatPooling:
+        return make(name="aggregator")
+    if max_length is None:
+        raise ConfigError(
+            "aggregator 'concat' needs to know how many behaviours to take: give the schema's "
+            "field a max_length, or pass models.ConcatPooling(length)"
+        )
+    return ConcatPooling(max_length, name="aggregator")

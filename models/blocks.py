@@ -9,9 +9,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf.errors import ConfigError
-
-PACKAGE = "amstf_models"
-"""Name under which Keras finds the classes of `models` when it loads a configuration."""
+from models.dice import Dice
+from models.keras_names import PACKAGE
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
@@ -22,7 +21,8 @@ class Mlp(keras.layers.Layer):
 
     Args:
         widths: Outputs of each layer; empty for the identity.
-        activation: "prelu" (one learnt slope per unit), or the name of a Keras activation.
+        activation: "prelu" (one learnt slope per unit), "dice" (see `models.Dice`), or the name of
+            a Keras activation.
         dropout: Share of the outputs of each layer to drop in training.
         kernel_initializer: Initializer of the kernels.
         kernel_regularizer: Regularizer of the kernels.
@@ -57,12 +57,13 @@ class Mlp(keras.layers.Layer):
         """Makes the layers, as only now the rank of the input is known."""
         # PReLU would otherwise learn a slope per position and refuse an unknown T.
         shared_axes = list(range(1, tf.TensorShape(input_shape).rank - 1)) or None
-        for width in self.widths:
+        for index, width in enumerate(self.widths):
+            # An initializer without a seed must not be shared: it repeats its numbers.
+            initializer = _clone(self.kernel_initializer)
             self._steps.append(
-                keras.layers.Dense(
+                self.dense_type(index)(
                     width,
-                    # An initializer without a seed must not be shared: it repeats its numbers.
-                    kernel_initializer=_clone(self.kernel_initializer),
+                    kernel_initializer=initializer,
                     kernel_regularizer=self.kernel_regularizer,
                 )
             )
@@ -71,11 +72,29 @@ class Mlp(keras.layers.Layer):
                 self._steps.append(keras.layers.Dropout(self.dropout))
         super().build(input_shape)
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Maps [..., width_in] to [..., widths[-1]]."""
+    def dense_type(self, index: int) -> type[keras.layers.Dense]:
+        """Class of the linear part of a layer, for subclasses whose input has another form."""
+        return keras.layers.Dense
+
+    def call(self, inputs: tf.Tensor, counted: tf.Tensor | None = None) -> tf.Tensor:
+        """Maps [..., width_in] to [..., widths[-1]].
+
+        Args:
+            inputs: [..., width_in] float.
+            counted: [...] bool, the rows that are no padding, for activations with statistics.
+
+        Returns:
+            [..., widths[-1]] float.
+        """
+        return self._run(self._steps, inputs, counted)
+
+    @staticmethod
+    def _run(
+        steps: Sequence[keras.layers.Layer], inputs: tf.Tensor, counted: tf.Tensor | None
+    ) -> tf.Tensor:
         outputs = inputs
-        for step in self._steps:
-            outputs = step(outputs)
+        for step in steps:
+            outputs = step(outputs, counted) if isinstance(step, Dice) else step(outputs)
         return outputs
 
     def get_config(self) -> dict[str, Any]:
@@ -88,27 +107,6 @@ class Mlp(keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
         }
-
-
-@keras.utils.register_keras_serializable(package=PACKAGE)
-class PredictionHead(keras.layers.Layer):
-    """One linear unit and a sigmoid: the click probability, in float32.
-
-    The sigmoid is the last operation and not followed by a cast, so that Keras' binary
-    cross-entropy finds the logits behind it and stays exact for confident predictions.
-
-    Example:
-        >>> PredictionHead()(tf.zeros([2, 3])).numpy().tolist()
-        [[0.5], [0.5]]
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._dense = keras.layers.Dense(1, name="logit")
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Maps [B, width] to [B, 1] float32."""
-        return tf.sigmoid(tf.cast(self._dense(inputs), tf.float32))
 
 
 def image_tower(
@@ -139,6 +137,11 @@ def image_tower(
         TensorShape([5, 3])
     """
     widths, dropout = _checked_widths("widths", widths), _checked_dropout(dropout)
+    if activation == "dice":
+        raise ConfigError(
+            "activation is 'dice', which depends on the batch; E embeds each image by itself, so "
+            "use 'prelu' or the name of a Keras activation"
+        )
     if not widths:
         raise ConfigError("widths is empty; the last width is that of the image embeddings")
     steps: list[keras.layers.Layer] = []
@@ -152,11 +155,13 @@ def image_tower(
 def _activation(name: str, shared_axes: list[int] | None) -> keras.layers.Layer:
     if name == "prelu":
         return keras.layers.PReLU(shared_axes=shared_axes)
+    if name == "dice":
+        return Dice()
     try:
         return keras.layers.Activation(name)
     except ValueError as error:
         raise ConfigError(
-            f"activation is {name!r}; use 'prelu' or the name of a Keras activation"
+            f"activation is {name!r}; use 'prelu', 'dice' or the name of a Keras activation"
         ) from error
 
 

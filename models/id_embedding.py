@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,10 +12,10 @@ import tf_keras as keras
 
 from amstf.errors import SchemaError
 from amstf.schema import DENSE, NO_ID, SIDES, SPARSE, WEIGHTED_SPARSE, Field, Schema
-from models.blocks import PACKAGE
+from models.keras_names import PACKAGE
 
 
-class _FlatIds(NamedTuple):
+class FlatIds(NamedTuple):
     """The N values of a field that are not padding, whatever form the field came in."""
 
     values: tf.Tensor  # [N] int64 or string
@@ -112,6 +113,7 @@ class IdEmbedding(keras.layers.Layer):
         inputs: Mapping[str, tf.Tensor | tf.RaggedTensor],
         training: bool | None = None,
         per_field: bool = False,
+        sides: Sequence[str] | None = None,
     ) -> tf.Tensor | dict[str, tf.Tensor]:
         """Embeds a batch.
 
@@ -121,40 +123,56 @@ class IdEmbedding(keras.layers.Layer):
                 may be there.
             training: Whether the regularizer adds its loss.
             per_field: Return the fields one by one, for parts that want some of them; see `join`.
+            sides: Embed only the fields of these sides, and do without the others in `inputs`.
 
         Returns:
             [B, width], or with `per_field` a dict of field name -> [B, width of the field].
         """
-        flat = {f.name: _flat_ids(f, inputs) for f in self.fields if f.kind != DENSE}
-        embedded: dict[str, tf.Tensor] = {}
+        wanted = [f for f in self.fields if sides is None or f.side in sides]
+        flat = {f.name: _flat_ids(f, inputs) for f in wanted if f.kind != DENSE}
+        rows: dict[str, tf.Tensor] = {}
         for table in self.tables:
-            fields = [f for f in self.fields if f.kind != DENSE and f.table_name == table]
-            embedded.update(self._embed_table(table, fields, flat, bool(training)))
-        for field in self.fields:
+            fields = [f for f in wanted if f.kind != DENSE and f.table_name == table]
+            if fields:
+                rows.update(self._rows_of_table(table, fields, flat, bool(training)))
+        embedded = self.combine(rows, flat)
+        for field in wanted:
             if field.kind == DENSE:
                 embedded[field.name] = tf.cast(_dense(field, inputs), self.compute_dtype)
         return embedded if per_field else self.join(embedded)
 
     def join(self, embedded: Mapping[str, tf.Tensor], side: str | None = None) -> tf.Tensor:
         """Concatenates what a call with `per_field` returned, all or of one side, to [B, width]."""
-        parts = [embedded[f.name] for f in self.fields if side in (None, f.side)]
-        if not parts:
+        fields = [f for f in self.fields if f.name in embedded and side in (None, f.side)]
+        if not fields:
             raise SchemaError(f"the schema has no sparse or dense field of side {side!r}")
-        return tf.concat(parts, axis=-1)
+        return tf.concat([embedded[field.name] for field in fields], axis=-1)
 
-    def _embed_table(
-        self, table: str, fields: list[Field], flat: dict[str, _FlatIds], training: bool
+    def combine(
+        self, rows: Mapping[str, tf.Tensor], flat: Mapping[str, FlatIds]
     ) -> dict[str, tf.Tensor]:
+        """Makes one vector per sample of the embeddings of each field's values.
+
+        Args:
+            rows: Field name -> embeddings of its values [N, width].
+            flat: Field name -> to which samples they belong, with which weights.
+
+        Returns:
+            Field name -> [B, width].
+        """
+        return {name: _combine(self.schema[name], rows[name], flat[name]) for name in rows}
+
+    def _rows_of_table(
+        self, table: str, fields: list[Field], flat: dict[str, FlatIds], training: bool
+    ) -> dict[str, tf.Tensor]:
+        """Returns the embeddings [N, width] of the values of fields that share a table."""
         indices = [self._indices(field, flat[field.name].values) for field in fields]
         distinct, positions = tf.unique(tf.concat(indices, axis=0))
         rows = self.tables[table](distinct)
         if training and self.embeddings_regularizer is not None:
             self.add_loss(self.embeddings_regularizer(tf.cast(rows, tf.float32)))
         parts = tf.split(positions, [tf.size(i) for i in indices], num=len(fields))
-        return {
-            field.name: _combine(field, _take(rows, part), flat[field.name])
-            for field, part in zip(fields, parts, strict=True)
-        }
+        return {field.name: _take(rows, part) for field, part in zip(fields, parts, strict=True)}
 
     def _indices(self, field: Field, values: tf.Tensor) -> tf.Tensor:
         if field.hash_size:
@@ -178,6 +196,17 @@ class IdEmbedding(keras.layers.Layer):
         return cls(**{**config, "schema": Schema.from_json(config["schema"])})
 
 
+def of_width(schema: Schema, width: int) -> Schema:
+    """Returns the schema with another embedding width for all its sparse fields."""
+    fields = (
+        dataclasses.replace(field, embedding_width=width)
+        if field.kind in (SPARSE, WEIGHTED_SPARSE)
+        else field
+        for field in schema.fields
+    )
+    return dataclasses.replace(schema, fields=tuple(fields))
+
+
 def value_of(field_name: str, inputs: Mapping[str, Any]) -> Any:
     """Returns a batch's tensor of that name; raises SchemaError if the batch lacks it."""
     try:
@@ -198,7 +227,7 @@ def one_per_sample(field: Field, values: tf.Tensor) -> tf.Tensor:
     return tf.reshape(values, [-1])
 
 
-def _flat_ids(field: Field, inputs: Mapping[str, Any]) -> _FlatIds:
+def _flat_ids(field: Field, inputs: Mapping[str, Any]) -> FlatIds:
     ids = value_of(field.name, inputs)
     weights = value_of(field.weight_name, inputs) if field.kind == WEIGHTED_SPARSE else None
     if not field.is_list:
@@ -223,7 +252,7 @@ def _flat_ids(field: Field, inputs: Mapping[str, Any]) -> _FlatIds:
     if is_string != (field.dtype == "string"):
         raise SchemaError(f"field {field.name!r} holds {values.dtype.name}, wanted {field.dtype}")
     kept = tf.where(values != ("" if is_string else tf.constant(NO_ID, tf.int64)))[:, 0]
-    return _FlatIds(
+    return FlatIds(
         tf.gather(values, kept),
         tf.gather(samples, kept),
         None if weights is None else tf.gather(weights, kept),
@@ -231,7 +260,7 @@ def _flat_ids(field: Field, inputs: Mapping[str, Any]) -> _FlatIds:
     )
 
 
-def _combine(field: Field, rows: tf.Tensor, ids: _FlatIds) -> tf.Tensor:
+def _combine(field: Field, rows: tf.Tensor, ids: FlatIds) -> tf.Tensor:
     """Combines [N, width] rows to [B, width]."""
     weights = None if ids.weights is None else tf.cast(ids.weights, rows.dtype)
     if weights is not None:

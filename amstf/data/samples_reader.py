@@ -115,6 +115,7 @@ class Samples:
         drop_remainder: bool = False,
         ragged: bool = False,
         fields: Iterable[str] | None = None,
+        labels: Iterable[str] | None = None,
         only_inputs: bool = True,
         shard: tuple[int, ShardIndex] | None = None,
     ) -> tf.data.Dataset:
@@ -134,7 +135,8 @@ class Samples:
             drop_remainder: Whether to leave out a last batch that is smaller, so that B is static.
             ragged: Whether lists come as RaggedTensors instead of padded.
             fields: Names of the fields to parse, to save the time that the others cost; all that
-                `only_inputs` gives if None. The label comes in any case with `only_inputs`.
+                `only_inputs` gives if None. The labels come in any case with `only_inputs`.
+            labels: Names of the labels that `only_inputs` gives; all of the schema if None.
             only_inputs: Whether to give what `model.fit` takes, a pair (inputs, label), instead of
                 one dict with groups, labels and extras too.
             shard: (number of readers, index of this one): this reader's share of the *files*. The
@@ -142,9 +144,10 @@ class Samples:
                 inside the pipeline, so on the worker that reads.
 
         Returns:
-            With `only_inputs` pairs of a dict and the first label [B, 1] float32, otherwise dicts.
-            Values are as `amstf.data.parse_batch` says: ids [B] or [B, T] int64, padded with -1,
-            floats [B, length] float32.
+            With `only_inputs` pairs of a dict and the label [B, 1] float32, of several labels a
+            dict of name -> [B, 1], as models with several outputs want it; otherwise dicts. Values
+            are as `amstf.data.parse_batch` says: ids [B] or [B, T] int64, padded with -1, floats
+            [B, length] float32.
 
         Raises:
             SampleError: If the split or a field does not exist, or the readers outnumber the files.
@@ -162,7 +165,7 @@ class Samples:
         if batch_size < 1:
             raise SampleError(f"batch_size is {batch_size}; it must be at least 1")
         wanted = self._fields(fields, only_inputs)
-        label = self.schema.labels[0]
+        targets = self.label_fields(labels)
         deterministic = not shuffle or seed is not None
 
         shards = self.files(split)
@@ -191,9 +194,9 @@ class Samples:
         def parse(serialized: tf.Tensor):  # type: ignore[no-untyped-def]
             if not only_inputs:
                 return parse_batch(serialized, wanted, ragged=ragged)
-            batch = parse_batch(serialized, (*wanted, label), ragged=ragged)
-            target = batch.pop(label.name)
-            return batch, target
+            return split_labels(
+                parse_batch(serialized, (*wanted, *targets), ragged=ragged), targets
+            )
 
         batches = batches.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         options = tf.data.Options()
@@ -209,6 +212,21 @@ class Samples:
             SampleError: If a name is of no field, or of one that is no input.
         """
         return self._fields(names, only_inputs=True)
+
+    def label_fields(self, names: Iterable[str] | None = None) -> tuple[Field, ...]:
+        """Returns the labels of these names, all of the schema if None.
+
+        Raises:
+            SampleError: If a name is of no label, or there is none.
+        """
+        known = {field.name: field for field in self.schema.labels}
+        wanted = tuple(known) if names is None else tuple(names)
+        if not wanted or any(name not in known for name in wanted):
+            raise SampleError(
+                f"labels is {', '.join(map(repr, wanted)) or 'empty'}; the labels of the data set "
+                f"are: {', '.join(known)}"
+            )
+        return tuple(known[name] for name in wanted)
 
     def _fields(self, names: Iterable[str] | None, only_inputs: bool) -> tuple[Field, ...]:
         allowed = self.schema.inputs if only_inputs else self.schema.fields
@@ -227,6 +245,14 @@ class Samples:
                 )
             wanted.append(field)
         return tuple(wanted)
+
+
+def split_labels(
+    batch: dict[str, tf.Tensor], labels: tuple[Field, ...]
+) -> tuple[dict[str, tf.Tensor], tf.Tensor | dict[str, tf.Tensor]]:
+    """Returns inputs and target of a batch: one label as a tensor, several as a dict by name."""
+    targets = {field.name: batch.pop(field.name) for field in labels}
+    return batch, targets if len(targets) > 1 else targets[labels[0].name]
 
 
 def _share(

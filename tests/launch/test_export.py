@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from amstf.data import SampleWriter
 from amstf.errors import ExportError
-from launch.click_model import make_model, open_stores
+from launch.click_model import make_model, open_stores_of
 from launch.export_check import check_export, first_records
 from launch.run_directory import RunConfig, RunDirectory
 from tests.exports import ROOT, sample, write_dataset
@@ -33,7 +33,7 @@ def samples(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("launch_export") / "data")
 
 
-def write_run(path, samples, model="dicm"):
+def write_run(path, samples, model="dicm", aggregator="attentive", images=""):
     """Writes what a training leaves behind, without training."""
     config = RunConfig(
         dataset=str(samples.directory),
@@ -42,7 +42,7 @@ def write_run(path, samples, model="dicm"):
         dropout=0.5,
         tower=(4, 3),
         tower_dropout=0.5,
-        aggregator="attentive",
+        aggregator=aggregator,
         missing="error",
         batch_size=8,
         epochs=1,
@@ -50,11 +50,12 @@ def write_run(path, samples, model="dicm"):
         seed=3,
         patience=0,
         image_width=5,
+        images=images,
     )
     directory = RunDirectory(path)
     directory.begin(config)
     samples.schema.save(directory.path)
-    made = make_model(config, samples.schema, open_stores(samples) if model == "dicm" else {})
+    made = make_model(config, samples.schema, open_stores_of(config, samples))
     for where, scale in ((directory.best, 0.5), (directory.checkpoints, 0.1)):
         rng = np.random.default_rng(4)
         made.set_weights([rng.normal(0, scale, size=w.shape) for w in made.get_weights()])
@@ -133,6 +134,25 @@ def test_the_last_weights_of_a_model_without_images_replace_the_export(tmp_path,
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "run"]
 
 
+def test_a_tower_is_exported_alone_and_checked(tmp_path, samples):
+    directory, _ = write_run(tmp_path / "run", samples, "prerank", "sum", "both")
+    out = tmp_path / "ads"
+    signatures = "--signatures=ad_embedding,user_embedding,score_ads"
+    done = run(f"--run={directory.path}", f"--out={out}", signatures)
+    assert (done.returncode, done.stderr) == (0, "")
+    for line in (
+        "  ad_embedding      image, item, price                        ad_embedding\n",
+        "  score_ads         ad_embeddings, user_embedding             click_probability\n",
+        "checked in a fresh process: 40 samples, greatest difference",
+    ):
+        assert line in done.stdout, done.stdout
+    assert "launch.score" not in done.stdout and "REST" not in done.stdout
+    assert not (out / "assets.extra/predict_request.json").exists()
+    wrong = run(f"--run={directory.path}", f"--out={tmp_path / 'w'}", "--signatures=tower")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: signatures names tower; the model has serving_default,")
+
+
 def test_samples_whose_images_the_store_lacks_end_the_check(tmp_path, samples, trained):
     data = write_dataset(tmp_path / "data").directory
     with SampleWriter(data, CLICK_SCHEMA, "other", num_shards=1) as writer:
@@ -168,7 +188,9 @@ def test_an_export_that_differs_from_the_model_is_refused(exported, trained, sam
     out, _ = exported
     _, model = trained  # It has the last weights, the export the best ones.
     records = first_records(samples, "test", 5)
-    with pytest.raises(ExportError, match=r"'serve_examples' differs from the model's by up to .*"):
+    with pytest.raises(
+        ExportError, match=r"'serve_examples' gives differs from the model's by up to .*"
+    ):
         check_export(out, model, samples.schema, records)
 
 

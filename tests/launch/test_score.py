@@ -48,7 +48,9 @@ def exported(tmp_path_factory, model):
 
 @pytest.fixture(scope="module")
 def scorer(exported):
-    return scoring.load_scorer(exported)
+    score, columns = scoring.load_scorer(exported)
+    assert columns == ["click_probability"]
+    return score
 
 
 def first_file(samples):

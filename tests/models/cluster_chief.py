@@ -1,6 +1,6 @@
-"""Trains a DICM on the cluster of TF_CONFIG, from a checkpoint to a checkpoint.
+"""Trains models on the cluster of TF_CONFIG, from checkpoints to checkpoints.
 
-A program, run by test_on_a_cluster.py, which trains the same model in its own process.
+A program, run by test_on_a_cluster.py, which trains the same models in its own process.
 """
 
 import json
@@ -10,24 +10,31 @@ import amstf  # isort: skip
 import tensorflow as tf
 import tf_keras as keras
 
-from models import Dicm, build, image_tower
+from amstf.schema import Field, Schema
+from models import Dicm, TwoTower, build, image_tower
 from tests.helpers import CLICK_SCHEMA, random_batch, tensors
 
 _EPOCHS, _STEPS, _BATCH = 2, 6, 16
+_TWO_LABELS = Schema((*CLICK_SCHEMA.fields, Field("buy", "label")))
+_L2 = keras.regularizers.L2(0.01)
+
+MODELS = {
+    "mlp": lambda images: Dicm(
+        CLICK_SCHEMA, *images, "attentive", hidden=(8,), embeddings_regularizer=_L2
+    ),
+    "din": lambda images: Dicm(_TWO_LABELS, *images, "multi_query", hidden=(8,), base="din"),
+    "lr": lambda images: Dicm(_TWO_LABELS, *images, "max", base="lr"),
+    "towers": lambda images: TwoTower(CLICK_SCHEMA, *images, hidden=(8, 4)),
+}
+"""Name -> what makes the model of a store and an E; what each has, another lacks."""
 
 
-def make(store_path, checkpoint=None):
-    """Makes the model, with all variables, and restores a checkpoint."""
+def make(name, store_path, checkpoint=None):
+    """Makes a model, with all variables, and restores a checkpoint."""
     keras.utils.set_random_seed(3)
-    model = Dicm(
-        CLICK_SCHEMA,
-        amstf.ImageStore.open(store_path),
-        image_tower((6, 3)),
-        "attentive",
-        hidden=(8,),
-        embeddings_regularizer=keras.regularizers.L2(0.01),
-    )
-    build(model, CLICK_SCHEMA)
+    images = amstf.ImageStore.open(store_path), image_tower((6, 3))
+    model = MODELS[name](images)
+    build(model, model.schema)
     if checkpoint:
         tf.train.Checkpoint(model=model).restore(checkpoint).assert_existing_objects_matched()
     model.compile(keras.optimizers.SGD(0.5), "binary_crossentropy")
@@ -37,29 +44,33 @@ def make(store_path, checkpoint=None):
 def train(model):
     """Trains it on data that is the same in every process."""
     features = tensors(random_batch(CLICK_SCHEMA, _BATCH * _STEPS, 4))
-    labels = tf.cast(features["user"] % 2, tf.float32)[:, None]
-    data = tf.data.Dataset.from_tensor_slices((features, labels)).batch(_BATCH).repeat()
+    clicks = tf.cast(features["user"] % 2, tf.float32)[:, None]
+    labels = {"click": clicks, "buy": clicks * tf.cast(features["item"] % 2, tf.float32)[:, None]}
+    target = labels if len(model.labels) > 1 else clicks
+    data = tf.data.Dataset.from_tensor_slices((features, target)).batch(_BATCH).repeat()
     model.fit(data, epochs=_EPOCHS, steps_per_epoch=_STEPS, verbose=0)
 
 
-def _main(store_path, start, directory):
+def _main(store_path, directory):
     strategy = amstf.AdvancedModelServerStrategy(
         tf.distribute.cluster_resolver.TFConfigClusterResolver(),
         variable_partitioner=tf.distribute.experimental.partitioners.MinSizePartitioner(
             min_shard_bytes=64, max_shards=2
         ),
     )
-    with strategy.scope():
-        model = make(store_path, start)
-    tables = [table.embeddings for table in model.id_embedding.tables.values()]
-    train(model)
-    print(
-        json.dumps({
-            "trained": tf.train.Checkpoint(model=model).save(f"{directory}/trained"),
+    report = {}
+    for name in MODELS:
+        with strategy.scope():
+            model = make(name, store_path, f"{directory}/{name}-start-1")
+        tables = [table.embeddings for table in model.id_embedding.tables.values()]
+        train(model)
+        report[name] = {
+            "trained": tf.train.Checkpoint(model=model).save(f"{directory}/{name}-trained"),
             "shards": [len(getattr(table, "variables", [table])) for table in tables],
             "devices": sorted({w.device for w in model.weights}),
-        })
-    )  # fmt: skip
+            "averages": [w.name for w in model.non_trainable_weights],
+        }
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -85,10 +85,12 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_unknown_activation_and_no_width():
-    with pytest.raises(ConfigError, match="activation is 'prelo'; use 'prelu' or"):
+    with pytest.raises(ConfigError, match="activation is 'prelo'; use 'prelu', 'dice' or"):
         Mlp((4,), "prelo")(tf.zeros([1, 2]))
     with pytest.raises(ConfigError, match="widths is empty; the last width"):
         image_tower(())
+    with pytest.raises(ConfigError, match="activation is 'dice', which depends on the batch"):
+        image_tower((4,), "dice")
 
 
 def test_head_by_hand_and_float32():

@@ -1,5 +1,7 @@
 """DICM: what it joins, one lookup for all images, and what becomes of users without images."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -42,7 +44,8 @@ def batch_of(size, length, seed=0):
     return tensors(random_batch(CLICK_SCHEMA, size, length, seed=seed))
 
 
-every_aggregator = pytest.mark.parametrize("aggregator", ["sum", "attentive"])
+every_aggregator = pytest.mark.parametrize("aggregator", ["sum", "attentive", "multi_query"])
+every_base = pytest.mark.parametrize("base", ["lr", "din"])
 
 
 def test_joins_ids_ad_image_and_sum_of_behaviours_by_hand(store):
@@ -122,6 +125,72 @@ def test_gradients_reach_every_weight(store, aggregator):
     loss = lambda: 10 * keras.losses.BinaryCrossentropy()(labels, model(batch))  # noqa: E731
     loss()
     assert_gradients_match(loss, model.trainable_variables, samples=3)
+
+
+@every_base
+def test_images_are_added_to_other_base_networks(store, base, tmp_path):
+    keras.utils.set_random_seed(1)
+    make = lambda: small(store, base=base, aggregator="attentive")  # noqa: E731
+    model, batch = make(), random_batch(CLICK_SCHEMA, 5, 4)
+    want = model(tensors(batch))
+    assert want.shape == (5, 1) and np.all(np.isfinite(want))
+    traced = tf.function(model, input_signature=[input_specs(CLICK_SCHEMA)])
+    np.testing.assert_allclose(traced(tensors(batch)), want, rtol=1e-5)
+    np.testing.assert_allclose(model(ragged(CLICK_SCHEMA, batch)), want, rtol=1e-5)
+    for name in ("image", "liked_images"):
+        other = dict(batch, **{name: (batch[name] + 1) % 30})
+        assert not np.allclose(model(tensors(other)), want, atol=1e-5), name
+    one = tensors(random_batch(CLICK_SCHEMA, 1, 0))
+    assert model(one).shape == (1, 1) and np.all(np.isfinite(model(one)))
+    again = Dicm.from_config(model.get_config())
+    again(tensors(batch))
+    again.set_weights(model.get_weights())
+    np.testing.assert_array_equal(again(tensors(batch)), want)
+    assert again.get_config() == model.get_config()
+    assert_weights_survive(make, tensors(batch), str(tmp_path))
+
+
+@every_base
+def test_gradients_of_other_base_networks(store, base):
+    keras.utils.set_random_seed(2)
+    model = small(store, base=base, aggregator="attentive")
+    batch = batch_of(16, 4)
+    labels = tf.cast(tf.random.stateless_uniform([16, 1], [1, 2]) > 0.5, tf.float32)
+    loss = lambda: 10 * keras.losses.BinaryCrossentropy()(labels, model(batch))  # noqa: E731
+    loss()
+    assert_gradients_match(loss, model.trainable_variables, samples=3)
+
+
+def test_logistic_regression_with_images_by_hand(store):
+    picks = keras.layers.Dense(2, use_bias=False)
+    picks.build([None, 5])
+    picks.set_weights([np.eye(5, 2)])
+    model = small(store, embedding_model=picks, base="lr", behaviour_images=False)
+    batch = batch_of(2, 3)
+    batch["image"] = tf.constant([3, -1], tf.int64)
+    batch["price"] = tf.constant([[1.0, 0.5], [2.0, 0.0]])
+    model(batch)
+    for table in model.id_embedding.tables.values():
+        table.set_weights([np.zeros(table.embeddings.shape)])
+    users = model.id_embedding.tables["user"]
+    users.set_weights([np.arange(21, dtype=np.float32)[:, None] / 10])
+    model.head.kernel.assign([[1.0], [2.0], [3.0], [-4.0]])
+    model.head.bias.assign([0.25])
+    user, f = batch["user"].numpy() / 10, FEATURES
+    logits = [user[0] + 1 + 1 + 3 * f[3, 0] - 4 * f[3, 1] + 0.25, user[1] + 2 + 0.25]
+    np.testing.assert_allclose(model(batch)[:, 0], 1 / (1 + np.exp(-np.array(logits))), rtol=1e-5)
+
+
+def test_concat_takes_as_many_behaviours_as_the_schema_allows(store):
+    fields = [
+        dataclasses.replace(field, max_length=4) if field.name == "liked_images" else field
+        for field in CLICK_SCHEMA.fields
+    ]
+    model = Dicm(Schema(tuple(fields)), store, image_tower((4, 3)), "concat", hidden=(6,))
+    assert model.aggregator.length == 4
+    assert model.join(batch_of(2, 3)).shape == (2, 11 + 3 + 4 * 3)
+    with pytest.raises(ConfigError, match="'concat' needs to know how many behaviours to take"):
+        small(store, aggregator="concat")
 
 
 def test_default_embedding_model_is_256_64_12(store):
@@ -232,8 +301,14 @@ def test_fit_learns_from_pixels_alone(store):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"aggregator": "max"}, ConfigError, "aggregator is 'max'; use 'sum' or 'attentive'"),
+        ({"aggregator": "mean"}, ConfigError, "aggregator is 'mean'; use one of 'sum', 'max', "),
         ({"aggregator": "attentive", "ad_image": False}, ConfigError, "asks by the ad's image"),
+        (
+            {"aggregator": "multi_query", "id_embedding": IdEmbedding(CLICK_SCHEMA, ["user"])},
+            ConfigError,
+            "MultiQueryAttentivePooling asks by the ad's ids and the schema has none",
+        ),
+        ({"base": "deep"}, ConfigError, "base is 'deep'; use one of 'lr', 'mlp', 'din', or a subc"),
         ({"images": None}, ConfigError, "give images, an image store, or image_embedding"),
         ({"ad_image": "liked_images"}, SchemaError, "ad_image is 'liked_images', which is no sing"),
         ({"ad_image": False, "behaviour_images": False}, SchemaError, "Dicm has no image"),

@@ -1,9 +1,13 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from amstf import SharedBatches
 from amstf.data import Samples, SampleWriter
 from amstf.errors import SampleError
+from amstf.schema import Field, Schema
 from tests.amstf.data.conftest import SCHEMA, make_sample, write_samples
 
 
@@ -53,6 +57,32 @@ def test_only_inputs_gives_what_fit_takes(samples):
     assert set(x) == {field.name for field in SCHEMA.inputs} | {"tags.weight"}
     assert y.shape == (4, 1)
     assert y.numpy().ravel().tolist() == [0, 1, 0, 1]
+
+
+def test_several_labels_come_as_a_dict_and_may_be_chosen(tmp_path):
+    schema = Schema((*SCHEMA.fields, Field("buy", "label")))
+    with SampleWriter(tmp_path, schema, "train", num_shards=1) as writer:
+        for k in range(4):
+            writer.write({**make_sample(k), "buy": float(k == 3)})
+    samples = Samples.open(tmp_path)
+    for dataset in (samples.dataset("train", 4), SharedBatches(samples, "train", 4).local()):
+        x, y = next(iter(dataset))
+        order = np.argsort(x["user"].numpy())
+        assert list(y) == ["click", "buy"] and not {"click", "buy"} & set(x)
+        assert y["click"].shape == (4, 1)
+        assert y["click"].numpy()[order].ravel().tolist() == [0, 1, 0, 1]
+        assert y["buy"].numpy()[order].ravel().tolist() == [0, 0, 0, 1]
+    x, y = next(iter(samples.dataset("train", 4, labels=["buy"])))
+    assert y.numpy().ravel().tolist() == [0, 0, 0, 1] and "click" not in x
+    _, y = next(iter(SharedBatches(samples, "train", 4, labels=["click"]).local()))
+    assert y.shape == (4, 1)
+    for make in (samples.dataset, functools.partial(SharedBatches, samples)):
+        with pytest.raises(
+            SampleError, match="labels is 'user'; the labels of the data set are: c"
+        ):
+            make("train", 4, labels=["user"])
+        with pytest.raises(SampleError, match="labels is empty; the labels of the data set are"):
+            make("train", 4, labels=[])
 
 
 def test_ragged_lists(samples):

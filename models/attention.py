@@ -1,0 +1,193 @@
+"""Aggregators that weigh each behaviour by how it relates to the ad."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from amstf.errors import ConfigError
+from models.aggregator import Aggregator
+from models.blocks import Mlp
+from models.keras_names import PACKAGE
+
+
+class PairDense(keras.layers.Dense):
+    """A linear layer of the pairs `[e, q, e * q, e - q]`, without making them.
+
+    With the kernel cut into W_e, W_q, W_p and W_d, each [D, units],
+
+        [e, q, e * q, e - q] W + b = e (W_e + W_d + diag(q) W_p) + q (W_q - W_d) + b
+
+    so a sample costs one product of its behaviours [T, D] with a matrix [D, units] of its own; the
+    pairs would take [T, 4 D], and four times the work. Weights are those of a `Dense` on the pairs.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Makes kernel [4 D, units] and bias for behaviours [B, T, D]."""
+        super().build(tf.TensorShape([None, 4 * tf.TensorShape(input_shape)[-1]]))
+        self.input_spec = None
+
+    def call(self, behaviours: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
+        """Maps [B, T, D] and [B, D] to [B, T, units]."""
+        kernel = tf.cast(tf.convert_to_tensor(self.kernel), behaviours.dtype)
+        of_behaviour, of_query, of_product, of_difference = tf.split(kernel, 4)
+        per_sample = of_behaviour + of_difference + query[:, :, None] * of_product
+        of_query = tf.matmul(query, of_query - of_difference) + self.bias
+        return tf.matmul(behaviours, per_sample) + of_query[:, None, :]
+
+
+class PairMlp(Mlp):
+    """An `Mlp` of the pairs of behaviours and query; the identity of them is never asked for."""
+
+    def dense_type(self, index: int) -> type[keras.layers.Dense]:
+        """See `Mlp.dense_type`."""
+        return keras.layers.Dense if index else PairDense
+
+    def call(
+        self, behaviours: tf.Tensor, query: tf.Tensor, counted: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Maps behaviours [B, T, D] and query [B, D] to [B, T, widths[-1]]."""
+        return self._run(self._steps[1:], self._steps[0](behaviours, query), counted)
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class AttentivePooling(Aggregator):
+    """Adds up the behaviours, each weighted by how it relates to the ad: [B, D].
+
+    `sum_t a(e_t, q) e_t` with `a = v . mlp([e_t, q, e_t * q, e_t - q]) + c`, the activation unit of
+    DIN (arXiv 1706.06978, section 4.3) with the ad image's embedding as query (arXiv 1711.06505,
+    5). As in DIN the weights are not normalised, so that their sum says how strong the interest is.
+
+    Memory is O(B T): the pairs are not made, see docs/design/models.md for figures.
+
+    Args:
+        hidden: Widths of the attention's MLP.
+        activation: Activation of that MLP, see `models.blocks.Mlp`.
+        softmax: Normalise the weights of each user to a sum of 1.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Example:
+        >>> pooling = AttentivePooling()
+        >>> pooling(tf.ones([2, 5, 12]), tf.ones([2, 5], tf.bool), tf.ones([2, 12])).shape
+        TensorShape([2, 12])
+    """
+
+    needs_query = True
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (32,),
+        activation: str = "prelu",
+        softmax: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.softmax = softmax
+        self._mlp = PairMlp(hidden, activation, name="attention")
+        self._score = (keras.layers.Dense if self._mlp.widths else PairDense)(1, name="score")
+
+    def aggregate(
+        self,
+        behaviours: tf.Tensor,
+        mask: tf.Tensor,
+        query: tf.Tensor | None,
+        ad_ids: tf.Tensor | None,
+    ) -> tf.Tensor:
+        """See `Aggregator`."""
+        weights = self.weights_of(behaviours, mask, query)
+        return tf.linalg.matvec(behaviours, weights, transpose_a=True)
+
+    def weights_of(
+        self,
+        behaviours: tf.Tensor,
+        mask: tf.Tensor,
+        query: tf.Tensor,
+    ) -> tf.Tensor:
+        """Returns the weights [B, T] that the behaviours get, 0 in the padding."""
+        if query.shape[-1] != behaviours.shape[-1]:
+            raise ConfigError(
+                f"{type(self).__name__} got behaviours of width {behaviours.shape[-1]} and a query "
+                f"of width {query.shape[-1]}; embed both with the same width"
+            )
+        if self._mlp.widths:
+            scores = self._score(self._mlp(behaviours, query, mask))
+        else:
+            scores = self._score(behaviours, query)
+        scores = tf.squeeze(scores, axis=-1)
+        if self.softmax:
+            # Finite, so that a user without behaviours is uniform here and zero below, not NaN.
+            scores = tf.nn.softmax(tf.where(mask, scores, scores.dtype.min), axis=-1)
+        return tf.where(mask, scores, tf.zeros_like(scores))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "hidden": list(self._mlp.widths),
+            "activation": self._mlp.activation,
+            "softmax": self.softmax,
+        }
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
+class MultiQueryAttentivePooling(Aggregator):
+    """Two attentions side by side, one asks by the ad's image, one by the ad's ids: [B, 2 D].
+
+    `[sum_t a(e_t, q) e_t, sum_t b(e_t, P i) e_t]` with q the ad image's embedding, i the ad's ID
+    embeddings, and a and b two networks like that of `AttentivePooling` (arXiv 1711.06505, section
+    5). P is learnt and linear: it gives the ids the width D, in which they can be multiplied with
+    and taken from a behaviour.
+
+    Args:
+        hidden: Widths of the MLP of each attention.
+        activation: Activation of these MLPs, see `models.blocks.Mlp`.
+        softmax: Normalise the weights of each user and channel to a sum of 1.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Example:
+        >>> pooling = MultiQueryAttentivePooling()
+        >>> mask = tf.ones([2, 5], tf.bool)
+        >>> pooling(tf.ones([2, 5, 12]), mask, tf.ones([2, 12]), tf.ones([2, 30])).shape
+        TensorShape([2, 24])
+    """
+
+    needs_query = True
+    needs_ad_ids = True
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (32,),
+        activation: str = "prelu",
+        softmax: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._by_image = AttentivePooling(hidden, activation, softmax, name="by_image")
+        self._by_ids = AttentivePooling(hidden, activation, softmax, name="by_ids")
+
+    def build(self, input_shape: Any) -> None:
+        """Makes P, as only now D is known."""
+        width = tf.TensorShape(input_shape)[-1]
+        self._query_of_ids = keras.layers.Dense(width, use_bias=False, name="query_of_ids")
+        super().build(input_shape)
+
+    def aggregate(
+        self,
+        behaviours: tf.Tensor,
+        mask: tf.Tensor,
+        query: tf.Tensor | None,
+        ad_ids: tf.Tensor | None,
+    ) -> tf.Tensor:
+        """See `Aggregator`."""
+        by_image = self._by_image(behaviours, mask, query)
+        by_ids = self._by_ids(behaviours, mask, self._query_of_ids(ad_ids))
+        return tf.concat([by_image, by_ids], axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        channel = self._by_image.get_config()
+        arguments = {name: channel[name] for name in ("hidden", "activation", "softmax")}
+        return {**super().get_config(), **arguments}

@@ -1,0 +1,20 @@
+"""The benchmarks of models run; each checks by itself that what it compares agrees."""
+
+import pytest
+
+from tests.benchmarks.programs import run_quickly
+
+
+@pytest.mark.slow
+def test_attention():
+    result, printed = run_quickly("attention", timeout=200)
+    assert "product" in printed
+    assert result["times_faster_at_32"] > 0
+    assert {result["results"][f"{way}, T=32"]["repeats"] for way in ("pairs", "product")} == {5}
+
+
+@pytest.mark.slow
+def test_prerank():
+    result, printed = run_quickly("prerank", timeout=200)
+    assert "user and ads" in printed
+    assert result["times_faster_than_pairs"] > 0 and result["ads_a_second"] > 0

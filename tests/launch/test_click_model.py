@@ -1,0 +1,186 @@
+"""Which model a configuration of a run stands for, and what earlier versions meant."""
+
+import dataclasses
+import json
+
+import pytest
+import tensorflow as tf
+
+import models
+from amstf.errors import ConfigError, SchemaError
+from amstf.schema import Field, Schema
+from launch import run_directory
+from launch.click_model import labels_of, make_model, make_run_model, open_stores, open_stores_of
+from launch.run_directory import RunConfig, RunDirectory
+from models import Dicm, Din, EmbeddingMlp, LogisticRegression, TwoTower
+from tests.exports import write_dataset
+from tests.helpers import CLICK_SCHEMA, random_batch, tensors
+
+CONFIG = RunConfig(
+    dataset="data",
+    model="embedding_mlp",
+    hidden=(6, 4),
+    dropout=0.0,
+    tower=(4, 3),
+    tower_dropout=0.0,
+    aggregator="sum",
+    missing="error",
+    batch_size=8,
+    epochs=1,
+    learning_rate=0.01,
+    seed=3,
+    patience=0,
+)
+BATCH = tensors(random_batch(CLICK_SCHEMA, 3, 2))
+TWO_LABELS = Schema((*CLICK_SCHEMA.fields, Field("buy", "label")))
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("click_model") / "data")
+
+
+def config(**changes):
+    # The resolved images of another model must not stay.
+    return dataclasses.replace(CONFIG, **{"images": "", **changes})
+
+
+def fields_of(model):
+    pair = (model.ad_image, model.behaviour_images)
+    return tuple(field and field.name for field in pair)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "head"),
+    [
+        ("lr", LogisticRegression, models.LogisticHead),
+        ("embedding_mlp", EmbeddingMlp, models.PredictionHead),
+        ("din", Din, models.PredictionHead),
+        ("prerank", TwoTower, None),
+    ],
+)
+@pytest.mark.parametrize(
+    ("images", "fields"),
+    [
+        ("none", (None, None)),
+        ("ad", ("image", None)),
+        ("behaviours", (None, "liked_images")),
+        ("both", ("image", "liked_images")),
+    ],
+)
+def test_every_model_with_every_choice_of_images(samples, model, kind, head, images, fields):
+    wanted = config(model=model, images=images)
+    stores = open_stores_of(wanted, samples)
+    assert bool(stores) == (images != "none")
+    made = make_model(wanted, CLICK_SCHEMA, stores)
+    assert made(BATCH).shape == (3, 1)
+    if images == "none" and kind is not TwoTower:
+        assert type(made) is kind and type(made.head) is head
+        return
+    assert type(made) is (TwoTower if kind is TwoTower else Dicm)
+    assert fields_of(made) == fields
+    if kind is Din:
+        assert made.id_embedding.behaviours == {"liked": "item"}
+    if head is not None:
+        assert type(made.head) is head
+
+
+def test_dicm_is_embedding_mlp_with_both_images(samples):
+    dicm = config(model="dicm")
+    assert dicm.images == "both" and dicm.title == "dicm"
+    assert config().images == "none" and config().title == "embedding_mlp"
+    assert config(model="dicm", images="ad").title == "dicm, images: ad"
+    stores = open_stores(samples)
+    one = make_model(dicm, CLICK_SCHEMA, stores)
+    other = make_model(config(images="both"), CLICK_SCHEMA, stores)
+    other.set_weights(one.get_weights())
+    assert float(tf.reduce_max(tf.abs(one(BATCH) - other(BATCH)))) == 0
+
+
+@pytest.mark.parametrize("aggregator", run_directory.AGGREGATORS)
+def test_every_aggregator(samples, aggregator):
+    fields = [
+        dataclasses.replace(field, max_length=4) if field.name == "liked_images" else field
+        for field in CLICK_SCHEMA.fields
+    ]
+    wanted = config(model="dicm", aggregator=aggregator)
+    made = make_model(wanted, Schema(tuple(fields)), open_stores(samples))
+    assert type(made.aggregator) is type(models.aggregators.make_aggregator(aggregator, 4))
+
+
+def test_the_names_of_aggregators_are_those_of_the_models():
+    assert run_directory.AGGREGATORS == models.AGGREGATORS
+
+
+def test_labels_are_all_or_the_first():
+    assert labels_of(config(), TWO_LABELS) == ["click", "buy"]
+    assert labels_of(config(labels="first"), TWO_LABELS) == ["click"]
+    assert labels_of(config(model="prerank"), TWO_LABELS) == ["click"]
+    assert set(make_model(config(), TWO_LABELS, {})(BATCH)) == {"click", "buy"}
+    assert make_model(config(labels="first"), TWO_LABELS, {})(BATCH).shape == (3, 1)
+
+
+@pytest.mark.parametrize(("model", "images"), [("dicm", "both"), ("embedding_mlp", "none")])
+def test_a_run_of_an_earlier_version_is_the_model_that_it_was(samples, tmp_path, model, images):
+    run = RunDirectory(tmp_path)
+    written = json.loads(config(model=model, dataset=str(samples.directory)).to_json())
+    del written["images"], written["labels"]
+    run.config.write_text(json.dumps(written))
+    dataclasses.replace(samples.schema, fields=TWO_LABELS.fields).save(tmp_path)
+    read = run.read_config()
+    assert (read.images, read.labels) == (images, "first")
+    made = make_run_model(run, samples)
+    assert type(made) is (Dicm if model == "dicm" else EmbeddingMlp)
+    assert made(BATCH).shape == (3, 1)
+    # It goes on; of several labels only if the first alone is asked for again.
+    run.checkpoints.mkdir()
+    (run.checkpoints / "ckpt-1.index").touch()
+    wanted = config(model=model, dataset=str(samples.directory))
+    run.check(dataclasses.replace(wanted, labels="first"))
+    with pytest.raises(ConfigError, match=r"holds a run with labels 'first' \(now 'all'\); to con"):
+        run.check(wanted)
+    samples.schema.save(tmp_path)
+    run.check(wanted)
+    del written["aggregator"]
+    run.config.write_text(json.dumps(written))
+    with pytest.raises(ConfigError, match="is not the configuration of a run of this version"):
+        run.read_config()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": "dicm", "images": "none"}, ConfigError, "model dicm without images is embeddi"),
+        ({"images": "all"}, ConfigError, "images is 'all'; use none or ad or behaviours or both"),
+        ({"labels": "some"}, ConfigError, "labels is 'some'; use all or first"),
+        ({"model": "fm"}, ConfigError, "model is 'fm'; use lr or embedding_mlp or din or dicm or"),
+        (
+            {"model": "dicm", "images": "behaviours", "aggregator": "attentive"},
+            ConfigError,
+            "AttentivePooling asks by the ad's image and this model has none",
+        ),
+        (
+            {"model": "prerank", "images": "both", "aggregator": "multi_query"},
+            ConfigError,
+            "MultiQueryAttentivePooling asks by the ad, which a user's tower does not see",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_named(samples, changes, error, message):
+    with pytest.raises(error, match=message):
+        make_model(config(**changes), CLICK_SCHEMA, open_stores(samples))
+
+
+def test_schemas_that_lack_what_the_model_needs(samples):
+    stores = open_stores(samples)
+    no_behaviours = CLICK_SCHEMA.without(["liked"])
+    with pytest.raises(SchemaError, match="DIN has no behaviours to attend to"):
+        make_model(config(model="din"), no_behaviours, {})
+    with pytest.raises(ConfigError, match=r"model din, images: both needs images, and the data s"):
+        make_model(config(model="din", images="both"), CLICK_SCHEMA, {})
+    no_ad = CLICK_SCHEMA.without(["image"])
+    with pytest.raises(ConfigError, match="images is 'ad', and the data set's schema has no singl"):
+        make_model(config(images="ad"), no_ad, stores)
+    no_list = CLICK_SCHEMA.without(["liked", "liked_images"])
+    with pytest.raises(ConfigError, match="'behaviours', and the data set's schema has no list of"):
+        make_model(config(images="behaviours"), no_list, stores)
