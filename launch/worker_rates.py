@@ -15,6 +15,8 @@ _FIRST = (2.0, 2)  # Enough to show something.
 _SLOW = 0.5  # Of the median of the others.
 _KEEPS_UP = 0.7  # Above `_SLOW`, so that one at the border is not reported time and again.
 _SILENT_STEPS = 5  # Steps that the others would have done meanwhile.
+_PLENTY = 4  # Steps for each worker: that some have nothing to do at the end is a small part.
+_APART = 2  # Steps for each worker: more than pass between the loss of a step and its end.
 _FIRST_STEP_SECONDS = 60.0  # A worker prepares its function before its first step.
 _LONGEST_HISTORY = 3600
 _SHOWN_ONE_BY_ONE = 6
@@ -23,8 +25,8 @@ _SHOWN_ONE_BY_ONE = 6
 class WorkerRates:
     """Rates of the workers of a cluster, from how many steps each has done.
 
-    Only time in which every worker has work is counted: none before the first step of a segment,
-    and none once fewer steps are left in it than there are workers.
+    Only time in which every worker has work is counted: none between segments, and none at the end
+    of one, when few steps are left. A worker is not judged before its first step (or a minute).
 
     Args:
         num_workers: Workers of the cluster (W).
@@ -39,7 +41,8 @@ class WorkerRates:
         >>> rates = WorkerRates(num_workers=2, samples_per_step=10)
         >>> rates.begin(0.0, np.array([0, 0]), steps=10_000)
         >>> for second in range(1, 32):
-        ...     lines = rates.observe(second, np.array([80, 30]) * second)
+        ...     steps = np.array([80, 30]) * second
+        ...     lines = rates.observe(second, steps, latest=np.full(2, steps.sum()))
         >>> lines
         ['warning: worker 1 is slow: 300 samples/s in the last 30 s, the others 800']
         >>> rates.text()
@@ -55,7 +58,7 @@ class WorkerRates:
         self.straggling_seconds = np.zeros(num_workers)
         self._is_straggler = np.zeros(num_workers, bool)
         self._left: int | None = None  # Steps of the segment that are not done; None between two.
-        self._has_begun = False  # Somebody has done a step of the segment.
+        self._has_begun = False  # Somebody has done a step, of any segment.
         self._now = 0.0
         self._steps = np.zeros(num_workers, np.int64)
         self._stepped_at = np.zeros(num_workers)
@@ -66,7 +69,7 @@ class WorkerRates:
         self._judged_from = np.full(num_workers, np.inf)
 
     def begin(self, now: float, worker_steps: np.ndarray, steps: int) -> None:
-        """Begins a segment.
+        """Begins a segment; one of a few steps only is not looked at.
 
         Args:
             now: The time, seconds.
@@ -74,18 +77,20 @@ class WorkerRates:
             steps: Steps of the segment.
         """
         self._now, self._steps = now, worker_steps
-        self._left, self._has_begun = steps, False
+        self._left = steps if steps >= _PLENTY * self._num_workers else None
+        self._stepped_at[:] = now
 
     def end(self) -> None:
         """Ends a segment: the workers rest."""
         self._left = None
 
-    def observe(self, now: float, worker_steps: np.ndarray) -> list[str]:
+    def observe(self, now: float, worker_steps: np.ndarray, latest: np.ndarray) -> list[str]:
         """Takes in what the workers have done by now.
 
         Args:
             now: The time, seconds.
             worker_steps: Steps that each worker has done, int64 [W].
+            latest: How many steps all had done with the latest of each worker, int64 [W].
 
         Returns:
             What is to be said: a line for each worker that has become a straggler, or is one no
@@ -95,26 +100,25 @@ class WorkerRates:
             return []
         seconds, done = now - self._now, worker_steps - self._steps
         self._now, self._steps = now, worker_steps
-        stepped = done > 0
-        if not self._has_begun and not stepped.any():
-            return []
-        is_whole, self._has_begun = self._has_begun, True
+        counts = self._left >= _PLENTY * self._num_workers
         self._left -= int(done.sum())
-        if is_whole:
-            self.straggling_seconds[self._is_straggler] += seconds
-        else:
+        stepped = done > 0
+        self._stepped_at[stepped] = now
+        if not self._has_begun:
+            self._has_begun = bool(stepped.any())
             self._stepped_at[:] = now
-        counts = is_whole and self._left >= self._num_workers
+        self.straggling_seconds[self._is_straggler] += seconds
         if counts:
             self._clock, self._done = self._clock + seconds, self._done + done
             self._history.append((self._clock, self._done))
-        self._stepped_at[stepped] = now
         self._judged_from[stepped & np.isinf(self._judged_from)] = self._clock
-        return (self._compare() if counts else []) + self._find_silent()
+        if self._num_workers == 1:
+            return []
+        return (self._compare() if counts else []) + self._find_silent(latest)
 
     def rates(self) -> np.ndarray | None:
         """Samples per second of each worker in the last ten seconds or so, [W]; None: not known."""
-        recent = self._latest(*_RECENT) or self._latest(*_FIRST)
+        recent = self._over(*_RECENT) or self._over(*_FIRST)
         return None if recent is None else self._rates(*recent)
 
     def text(self) -> str:
@@ -131,7 +135,7 @@ class WorkerRates:
     def _rates(self, seconds: float, done: np.ndarray) -> np.ndarray:
         return done * self._samples_per_step / seconds
 
-    def _latest(self, seconds: float, steps: int) -> tuple[float, np.ndarray] | None:
+    def _over(self, seconds: float, steps: int) -> tuple[float, np.ndarray] | None:
         """The shortest time until now that is at least so long and of so many steps."""
         for clock, done in reversed(self._history):
             if self._clock - clock >= seconds and (self._done - done).max() >= steps:
@@ -141,7 +145,7 @@ class WorkerRates:
     def _compare(self) -> list[str]:
         """Finds who is slow and who is no longer, by rates."""
         lines = []
-        recent, window = self._latest(*_RECENT), self._latest(*_WINDOW)
+        recent, window = self._over(*_RECENT), self._over(*_WINDOW)
         if recent is not None:
             rates = self._rates(*recent)
             for worker in np.flatnonzero(self._is_straggler):
@@ -161,29 +165,30 @@ class WorkerRates:
                 if rates[worker] < _SLOW * others:
                     self._is_straggler[worker] = True
                     lines.append(
-                        f"warning: worker {worker} is slow: {rates[worker]:,.0f} samples/s in the last "
-                        f"{seconds:.0f} s, the others {others:,.0f}"
+                        f"warning: worker {worker} is slow: {rates[worker]:,.0f} samples/s in the "
+                        f"last {seconds:.0f} s, the others {others:,.0f}"
                     )
             # What is older is never asked for again.
             while len(self._history) > 1 and self._history[1][0] <= begin:
                 self._history.popleft()
         return lines
 
-    def _find_silent(self) -> list[str]:
+    def _find_silent(self, latest: np.ndarray) -> list[str]:
         """Finds who has done no step for long, though it has one to do."""
-        recent = self._latest(*_RECENT)
-        if recent is None or self._left is None or self._left <= 0:
+        recent = self._over(*_RECENT)
+        if recent is None or self._left is None:
             return []
         seconds, done = recent
         silent = self._now - self._stepped_at
         all_have_work = self._left >= self._num_workers
         has_work = np.full(self._num_workers, True)
         if not all_have_work:
-            # Who has done a step later than another found no more work, and the other has some.
-            latest_first = np.sort(silent)[::-1]
-            has_work = silent >= latest_first[self._left - 1]
-            if has_work.sum() > self._left:
-                return []  # It is not known which of them.
+            # Who did its latest step after that of another found no more to do. A step counts a
+            # little before its end, so with none left somebody is still in one.
+            order, in_a_step = np.sort(latest), max(self._left, 1)
+            has_work = latest <= order[in_a_step - 1]
+            if order[in_a_step] - order[in_a_step - 1] < _APART * self._num_workers:
+                return []  # It is not sure who.
         lines = []
         for worker in np.flatnonzero(has_work & ~self._is_straggler):
             is_new = np.isinf(self._judged_from[worker])
@@ -199,11 +204,11 @@ class WorkerRates:
             self._is_straggler[worker] = True
             others = "the others go on" if all_have_work else "the others have none left to do"
             lines.append(
-                f"warning: worker {worker} has done no step for {silent[worker]:.0f} s, and {others}"
+                f"warning: worker {worker} has done no step for {silent[worker]:.0f} s, "
+                f"and {others}"
             )
         return lines
 
 
 def _median_of_others(values: np.ndarray, worker: int) -> float:
-    others = np.delete(values, worker)
-    return float(np.median(others)) if len(others) else 0.0
+    return float(np.median(np.delete(values, worker)))

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from amstf import AdvancedModelServerStrategy
-from amstf.config import SYNC
+from amstf.config import NONE
 from launch.worker_rates import WorkerRates
 
 _SILENT_SECONDS = 10.0
@@ -25,8 +25,8 @@ class WorkerWatch:
         self._batch_size = batch_size
         config = strategy.ams.config
         silent = _SILENT_SECONDS
-        if config.merge == SYNC:
-            # So long a round waits for one that gives no sign, which may be another one.
+        if config.merge != NONE:
+            # So long a worker may wait for another that gives no sign.
             silent = max(silent, 2 * config.worker_timeout_ms / 1000)
         self._rates = WorkerRates(strategy.num_workers, batch_size, silent)
         self._began: float | None = None
@@ -43,7 +43,8 @@ class WorkerWatch:
 
     def poll(self) -> list[str]:
         """Reads the counters; returns what is to be said of stragglers."""
-        return self._rates.observe(time.monotonic(), self._strategy.worker_steps())
+        steps, latest = self._strategy.worker_steps(), self._strategy.latest_worker_steps()
+        return self._rates.observe(time.monotonic(), steps, latest)
 
     def text(self) -> str:
         """The rates for a line on the terminal; "" if there are none to tell apart."""

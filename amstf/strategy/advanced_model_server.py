@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from amstf import ops
+from amstf import compat, ops
 from amstf.config import SYNC, AmsConfig
 from amstf.strategy.coordinator import SchedulingCoordinator
 from amstf.strategy.model_servers import ModelServers
@@ -65,7 +65,7 @@ class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):
         if self.ams.config.merge == SYNC:
             _count_rounds_as_steps(self)
         # A strategy has one coordinator, the first that is made for it.
-        SchedulingCoordinator(self)
+        compat.let_workers_be_independent(SchedulingCoordinator(self))
 
     def run(
         self, fn: Callable[..., Any], args: Any = (), kwargs: Any = None, options: Any = None
@@ -101,7 +101,23 @@ class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):
             model.fit(batches, steps_per_epoch=100)
             strategy.worker_steps()  # array([52, 48])
         """
-        return self._worker_steps.read()
+        return self._worker_steps.counts()
+
+    def latest_worker_steps(self) -> np.ndarray:
+        """Reads when each worker did its latest training step, in steps; as `worker_steps`.
+
+        When all goes well, the numbers of all workers are near the sum of `worker_steps()`. The one
+        of a worker that hangs stays, while the others go on: at the end of `fit`, which waits for
+        all steps, it tells for whom.
+
+        Returns:
+            How many steps all workers together had done with the latest of each, int64 [W]; 0 for a
+            worker that has done none.
+
+        Raises:
+            tf.errors.UnavailableError: If the server is lost.
+        """
+        return self._worker_steps.latest()
 
     def _run_in_round(self, fn: Callable[..., Any], args: Any, kwargs: Any, options: Any) -> Any:
         rounds = self.ams.rounds

@@ -1,4 +1,4 @@
-"""How many training steps each worker has done. Why so: docs/design/launch.md, "Workers"."""
+"""Which training steps each worker has done. Why so: docs/design/launch.md, "Workers"."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class WorkerSteps:
         self._num_workers = num_workers
         with tf.device(FIRST_SERVER):
             self._counts = tf.Variable(tf.zeros([num_workers], tf.int64), trainable=False)
+            self._latest = tf.Variable(tf.zeros([num_workers], tf.int64), trainable=False)
         # By the graph of the step, while it is traced: whether it updates anything.
         self._updates: dict[Any, bool] = {}
 
@@ -56,9 +57,13 @@ class WorkerSteps:
                 return
             graph = getattr(graph, "outer_graph", None)
 
-    def read(self) -> np.ndarray:
+    def counts(self) -> np.ndarray:
         """Training steps of each worker, int64 [W]."""
         return self._counts.numpy()
+
+    def latest(self) -> np.ndarray:
+        """How many steps all had done with the latest of each worker, int64 [W]."""
+        return self._latest.numpy()
 
     def _count(self, results: Any) -> None:
         tensors = [
@@ -72,4 +77,6 @@ class WorkerSteps:
         with tf.device(FIRST_SERVER):
             # Nothing for the chief (-1), which may run a step too.
             done = tf.one_hot(worker, self._num_workers, dtype=tf.int64)
-            self._counts.assign_add(done, read_value=False)
+            all_done = tf.reduce_sum(self._counts.assign_add(done))
+            # An addition too: other workers change the other elements at the same time.
+            self._latest.assign_add(done * (all_done - self._latest), read_value=False)
