@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from amstf.strategy.rounds import FIRST_SERVER, worker_index
+from amstf import ops
+from amstf.strategy.rounds import FIRST_SERVER
 
 
 class WorkerSteps:
@@ -25,8 +26,9 @@ class WorkerSteps:
     def __init__(self, num_workers: int) -> None:
         self._num_workers = num_workers
         with tf.device(FIRST_SERVER):
-            self._counts = tf.Variable(tf.zeros([num_workers], tf.int64), trainable=False)
-            self._latest = tf.Variable(tf.zeros([num_workers], tf.int64), trainable=False)
+            # The last element is for the chief, which may run a step too.
+            self._counts = tf.Variable(tf.zeros([num_workers + 1], tf.int64), trainable=False)
+            self._latest = tf.Variable(tf.zeros([num_workers + 1], tf.int64), trainable=False)
         # By the graph of the step, while it is traced: whether it updates anything.
         self._updates: dict[Any, bool] = {}
 
@@ -59,11 +61,11 @@ class WorkerSteps:
 
     def counts(self) -> np.ndarray:
         """Training steps of each worker, int64 [W]."""
-        return self._counts.numpy()
+        return self._counts.numpy()[:-1]
 
     def latest(self) -> np.ndarray:
         """How many steps all had done with the latest of each worker, int64 [W]."""
-        return self._latest.numpy()
+        return self._latest.numpy()[:-1]
 
     def _count(self, results: Any) -> None:
         tensors = [
@@ -72,11 +74,10 @@ class WorkerSteps:
             if isinstance(tensor, tf.Tensor)
         ]
         # The worker waits for the results, and the server for the worker's index: one message.
-        with tf.control_dependencies(tensors):
-            worker = worker_index()
+        with tf.control_dependencies(tensors), tf.device(None):
+            job, task = ops.task_location()
+            worker = tf.where(tf.equal(job, "worker"), task, self._num_workers)
         with tf.device(FIRST_SERVER):
-            # Nothing for the chief (-1), which may run a step too.
-            done = tf.one_hot(worker, self._num_workers, dtype=tf.int64)
-            all_done = tf.reduce_sum(self._counts.assign_add(done))
-            # An addition too: other workers change the other elements at the same time.
-            self._latest.assign_add(done * (all_done - self._latest), read_value=False)
+            one = tf.ones([], tf.int64)
+            all_done = tf.reduce_sum(self._counts.scatter_add(tf.IndexedSlices(one, worker)))
+            self._latest.scatter_update(tf.IndexedSlices(all_done, worker))
