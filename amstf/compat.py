@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tensorflow.python.eager import record
+import functools
+import threading
+from typing import Any
+
+from tensorflow.python.eager import context, record
 from tensorflow.python.ops import resource_variable_ops
 
 # Made directly, a variable goes where `tf.device` says. `tf.Variable` asks the strategy, which puts
@@ -13,3 +17,27 @@ PlacedVariable = resource_variable_ops.ResourceVariable
 def is_tape_recording() -> bool:
     """Whether a gradient may be asked of what is computed now."""
     return record.could_possibly_record()
+
+
+def let_workers_be_independent(coordinator: Any) -> None:
+    """Keeps a worker that hangs from stopping the others.
+
+    The chief has a thread for each worker. After each step it waits for all that is pending in the
+    executor that all threads share by default, and there it finds messages to other workers ("your
+    result is no longer needed"): while one of them is suspended or unreachable, nobody trains. So
+    each thread gets the executor of its worker for good, not only for the step.
+
+    Args:
+        coordinator: A ClusterCoordinator that has not scheduled anything yet.
+    """
+    for worker in coordinator._cluster.workers:
+        worker._process_closure = functools.partial(
+            _process_closure, worker, worker._process_closure, threading.local()
+        )
+
+
+def _process_closure(worker: Any, process: Any, thread: threading.local, closure: Any) -> None:
+    if not hasattr(thread, "has_executor"):
+        context.context().executor = worker.executor
+        thread.has_executor = True
+    process(closure)

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jinja2
+import numpy as np
+from matplotlib import ticker
 
 from amstf.atomic_file import write_atomically
 from launch import breakdown, curves
@@ -51,6 +53,8 @@ def write(run: RunDirectory, evaluation: Evaluation) -> None:
         if keys is not None
     }
     servers = _servers(report.get("image_servers", {}))
+    workers = report.get("workers", [])
+    workers = workers if len(workers) > 1 else []
     page = _environment().get_template("report.html").render(
         name=os.path.basename(os.path.normpath(run.path)),
         path=os.path.abspath(run.path),
@@ -65,12 +69,14 @@ def write(run: RunDirectory, evaluation: Evaluation) -> None:
         buckets=buckets,
         bins=bins,
         calibration_error=breakdown.calibration_error(bins),
+        workers=workers,
         servers=servers,
         rounds=report.get("image_servers", {}).get("rounds"),
         figures={
             "curves": _svg(curves.figure(history)),
             "buckets": {title: _svg(_bucket_figure(title, b)) for title, b in buckets.items()},
             "reliability": _svg(_reliability_figure(bins, predictions.scores)),
+            "workers": _svg(_worker_figure(workers)) if workers else None,
             "servers": _svg(_server_figure(servers)) if servers else None,
         },
         made=time.strftime("%Y-%m-%d %H:%M %Z"),
@@ -198,6 +204,17 @@ def _reliability_figure(bins: list[ReliabilityBin], scores: Any) -> Any:
     axes.legend(loc="upper left")
     counts.hist(scores, bins=50, color=_BLUE, alpha=0.6)
     counts.set(xlabel="predicted click probability", ylabel="impressions")
+    return figure
+
+
+def _worker_figure(workers: list[dict[str, Any]]) -> Any:
+    rates = [worker["samples_per_second"] or 0.0 for worker in workers]
+    colors = [_ORANGE if worker["straggling_seconds"] else _BLUE for worker in workers]
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    axes.bar(range(len(rates)), rates, width=min(0.7, 0.15 * len(rates)), color=colors)
+    axes.axhline(float(np.median(rates)), color="gray", linewidth=0.8, linestyle=":")
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    axes.set(xlabel="worker", ylabel="samples/s")
     return figure
 
 

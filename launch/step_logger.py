@@ -21,10 +21,11 @@ import tf_keras as keras
 import tqdm
 
 from launch.run_directory import read_rows
+from launch.worker_watch import WorkerWatch
 
 _POLL_SECONDS = 1.0
 _CONSISTENT_READS = 5
-_COUNTERS_SECONDS = 5.0  # Between two readings of the servers' counters.
+_COUNTERS_SECONDS = 5.0  # Between two sets of TensorBoard points of servers and workers.
 _PLAIN_LINE_SECONDS = 10.0  # Between lines where stdout is no terminal: a log that can be read.
 
 VALIDATION_METRICS = ("auc", "gauc", "log_loss", "calibration")
@@ -89,6 +90,7 @@ class StepLogger:
         first_step: Steps that earlier calls have done.
         steps_per_update: Steps of workers that one update of the weights takes in.
         counters: Reads what servers have counted, by server and name; for TensorBoard.
+        workers: Follows the workers of a cluster; None without one.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class StepLogger:
         first_step: int = 0,
         steps_per_update: int = 1,
         counters: Callable[[], Mapping[str, Mapping[str, int]]] | None = None,
+        workers: WorkerWatch | None = None,
     ) -> None:
         self._model = model
         self._history = history
@@ -108,6 +111,7 @@ class StepLogger:
         self._total_steps = total_steps
         self._steps_per_update = steps_per_update
         self._counters = counters
+        self._workers = workers
         self._counted_at = -math.inf
         self._writer = tf.summary.create_file_writer(str(tensorboard))
         self._seconds_before = history.rows[-1]["seconds"] if history.rows else 0.0
@@ -159,11 +163,19 @@ class StepLogger:
         # The last round of synchronous training may be of fewer workers.
         return min(self._first_step + updates * self._steps_per_update, self._total_steps)
 
+    def begin_segment(self, steps: int) -> None:
+        """Says that `fit` begins so many steps, all of which end before `end_segment`."""
+        if self._workers is not None:
+            with self._lock:
+                self._workers.begin_segment(steps)
+
     def end_segment(self) -> None:
         """Takes the last loss of a segment; after it `fit` sets the metric back."""
         self._poll()
         with self._lock:
             self._loss_seen = (0.0, 0.0)
+            if self._workers is not None:
+                self._workers.end_segment()
 
     def log_validation(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Shows and keeps the metrics of a validation.
@@ -197,6 +209,9 @@ class StepLogger:
 
     def _poll(self) -> None:
         with self._lock:
+            if self._workers is not None:
+                for line in self._workers.poll():
+                    self._say(line)
             step, now = self.step(), time.monotonic()
             last_step, last_time = self._last
             if step <= last_step:
@@ -211,17 +226,19 @@ class StepLogger:
                 self._shown["loss"] = f"{loss:.4f}"
             self._history.add(step=step, seconds=self.seconds, **values)
             self._to_tensorboard(step, {f"train/{name}": value for name, value in values.items()})
-            if self._counters is not None and now - self._counted_at >= _COUNTERS_SECONDS:
+            if now - self._counted_at >= _COUNTERS_SECONDS:
                 self._counted_at = now
-                self._to_tensorboard(
-                    step,
-                    {
-                        f"servers/{server}/{name}": value
-                        for server, counted in self._counters().items()
-                        for name, value in counted.items()
-                    },
-                )
+                self._to_tensorboard(step, self._cluster_scalars())
             self._show(step)
+
+    def _cluster_scalars(self) -> dict[str, float]:
+        """What servers have counted and how fast workers are, by name in TensorBoard."""
+        scalars = {
+            f"servers/{server}/{name}": value
+            for server, counted in (self._counters() if self._counters else {}).items()
+            for name, value in counted.items()
+        }
+        return {**scalars, **(self._workers.scalars() if self._workers else {})}
 
     def _mean_loss(self) -> float | None:
         """Mean loss of the steps since the last poll."""
@@ -240,15 +257,24 @@ class StepLogger:
         self._loss_seen = (total, count)
         return (total - seen_total) / (count - seen_count) if count > seen_count else None
 
-    def _to_tensorboard(self, step: int, values: dict[str, float]) -> None:
+    def _say(self, line: str) -> None:
+        """Prints a line of its own to stderr, above the live line."""
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def _to_tensorboard(self, step: int, values: Mapping[str, float]) -> None:
         with self._writer.as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
         self._writer.flush()
 
     def _show(self, step: int, force: bool = False) -> None:
+        workers = self._workers.text() if self._workers is not None else ""
         if self._bar is not None:
-            self._bar.set_postfix(self._shown, refresh=False)
+            shown = {**self._shown, "workers": workers} if workers else self._shown
+            self._bar.set_postfix(shown, refresh=False)
             self._bar.update(step * self._batch_size - self._bar.n)
             return
         now = time.monotonic()
@@ -262,5 +288,7 @@ class StepLogger:
         if step > first_step:
             rate = (step - first_step) / (now - since)
             left = tqdm.tqdm.format_interval(max(self._total_steps - step, 0) / rate)
-            line += f"  {rate * self._batch_size:,.0f} samples/s  {left} left"
+            line += f"  {rate * self._batch_size:,.0f} samples/s"
+            line += f" (workers {workers})" if workers else ""
+            line += f"  {left} left"
         print(line, flush=True)

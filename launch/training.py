@@ -46,6 +46,7 @@ from launch.run_directory import (
     write_json,
 )
 from launch.step_logger import History, StepLogger
+from launch.worker_watch import WorkerWatch
 
 TRAIN = "train"
 VALIDATION = evaluation.VALIDATION
@@ -149,6 +150,7 @@ class Training:
         )
         first_step = checkpoints.restore_newest(checkpoint, self._newest)
         self._history = History(self.run.history)
+        self._workers = self._make_worker_watch()
         print(self._introduction(first_step), flush=True)
         ended = "finished"
         with StepLogger(
@@ -160,6 +162,7 @@ class Training:
             first_step,
             self._steps_per_update,
             self._counters,
+            self._workers,
         ) as self._logger:
             try:
                 self._fit(first_step)
@@ -205,6 +208,7 @@ class Training:
         return bool(values) and 0 < self.config.patience <= len(values) - 1 - int(np.argmax(values))
 
     def _fit(self, first_step: int) -> None:
+        assert self._logger is not None
         if first_step < self.total_steps and self._is_past_its_best():
             raise _Stopped
         with record_errors(self.samples, TRAIN), ops.image_errors():
@@ -214,6 +218,7 @@ class Training:
                 steps = min(end, self.total_steps) - step
                 self._batches.position = step
                 data = self._batches if self.cluster else self._batches.local()
+                self._logger.begin_segment(steps)
                 self._model.fit(data, steps_per_epoch=steps, verbose=0)
                 step += steps
                 self._end_segment(step)
@@ -228,6 +233,11 @@ class Training:
             return tf.distribute.get_strategy()
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         return AdvancedModelServerStrategy(resolver, self.config.ams)
+
+    def _make_worker_watch(self) -> WorkerWatch | None:
+        if not isinstance(self._strategy, AdvancedModelServerStrategy):
+            return None
+        return WorkerWatch(self._strategy, self.config.batch_size)
 
     def _make_validator(self) -> keras.Model:
         """The model to predict with in this process: a copy when the variables are on servers."""
@@ -285,6 +295,8 @@ class Training:
         }
         if servers:
             report["image_servers"] = servers
+        if self._workers is not None:
+            report["workers"] = self._workers.report()
         curves.draw(self._history, self.run.curves, str(self.run.path))
         # Last: an evaluator that sees it completes both.
         write_json(self.run.report, report)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from amstf import ops
+from amstf import compat, ops
 from amstf.config import SYNC, AmsConfig
 from amstf.strategy.coordinator import SchedulingCoordinator
 from amstf.strategy.model_servers import ModelServers
+from amstf.strategy.worker_steps import WorkerSteps
 
 # Names that Keras gives to the step counters of its optimizers, new and legacy.
 _STEP_COUNTERS = ("iteration", "iter")
@@ -57,20 +59,67 @@ class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):
         self.num_workers = cluster_resolver.cluster_spec().num_tasks("worker")
         num_servers = cluster_resolver.cluster_spec().num_tasks("ps")
         self.ams = ModelServers(config or AmsConfig(), num_servers, self.num_workers)
+        self._worker_steps = WorkerSteps(self.num_workers)
         _keep_gradients_in_place(self)
         _choose_updates(self)
         if self.ams.config.merge == SYNC:
             _count_rounds_as_steps(self)
         # A strategy has one coordinator, the first that is made for it.
-        SchedulingCoordinator(self)
+        compat.let_workers_be_independent(SchedulingCoordinator(self))
 
     def run(
         self, fn: Callable[..., Any], args: Any = (), kwargs: Any = None, options: Any = None
     ) -> Any:
         """Runs a step on this worker; as in ParameterServerStrategy.
 
-        Under merge="sync" a step that updates variables takes part in the next round.
+        A step that updates variables is counted (`worker_steps`), and under merge="sync" it takes
+        part in the next round.
         """
+        with self._worker_steps.step() as count:
+            results = self._run_in_round(fn, args, kwargs, options)
+            count(results)
+        return results
+
+    def worker_steps(self) -> np.ndarray:
+        """Reads how many training steps each worker has done; callable at any time on the chief.
+
+        A step is what `run` runs, so with steps_per_execution=n a function of n steps counts n
+        times, as they are done. It is a training step if an optimizer updates variables in it: an
+        evaluation does not count. It counts once its results, such as the loss, are there; when all
+        steps that were scheduled are done (`fit` has ended), the counts add up to them. A step that
+        is run again because its worker died counts for the worker that ends it, and for the dead
+        one too if that had got as far as the results.
+
+        Returns:
+            Steps since this strategy was made, by index of the worker, int64 [W]. The counters are
+            on the first parameter server, so a worker that is started again goes on counting.
+
+        Raises:
+            tf.errors.UnavailableError: If the server is lost.
+
+        Example (needs a running cluster):
+            model.fit(batches, steps_per_epoch=100)
+            strategy.worker_steps()  # array([52, 48])
+        """
+        return self._worker_steps.counts()
+
+    def latest_worker_steps(self) -> np.ndarray:
+        """Reads when each worker did its latest training step, in steps; as `worker_steps`.
+
+        When all goes well, the numbers of all workers are near the sum of `worker_steps()`. The one
+        of a worker that hangs stays, while the others go on: at the end of `fit`, which waits for
+        all steps, it tells for whom.
+
+        Returns:
+            How many steps all workers together had done with the latest of each, int64 [W]; 0 for a
+            worker that has done none.
+
+        Raises:
+            tf.errors.UnavailableError: If the server is lost.
+        """
+        return self._worker_steps.latest()
+
+    def _run_in_round(self, fn: Callable[..., Any], args: Any, kwargs: Any, options: Any) -> Any:
         rounds = self.ams.rounds
         if rounds is None:
             return super().run(fn, args, kwargs, options)
@@ -115,6 +164,7 @@ def _choose_updates(strategy: AdvancedModelServerStrategy) -> None:
     update_always = extended._update
 
     def update(variable: Any, fn: Any, args: Any, kwargs: Any, group: bool) -> Any:
+        strategy._worker_steps.note_update()
         current = servers.current_round()
         is_embedding = servers.is_embedding_weight(variable)
         if not args or not (current or (is_embedding and servers.may_skip_updates)):

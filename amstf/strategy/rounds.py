@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from amstf import ops
 
-# The table of rounds is on the first parameter server: every cluster has one.
-_TABLE_DEVICE = "/job:ps/replica:0/task:0/device:CPU:0"
+# Holds what a program has one of, such as the table of rounds: every cluster has this server.
+FIRST_SERVER = "/job:ps/replica:0/task:0/device:CPU:0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ class SyncRounds:
             if isinstance(tensor, tf.Tensor)
         ]
         worker = worker_index()
-        with tf.control_dependencies(tensors), tf.device(_TABLE_DEVICE):
+        with tf.control_dependencies(tensors), tf.device(FIRST_SERVER):
             current = Round(worker, *ops.enter_round(self._table(), worker))
         self._rounds[tf.compat.v1.get_default_graph()] = current
         return current.number
@@ -112,7 +112,7 @@ class SyncRounds:
 
     def counters(self) -> dict[str, int]:
         """What the table of rounds has counted, named as in `amstf.ops.ROUND_COUNTER_NAMES`."""
-        with tf.device(_TABLE_DEVICE):
+        with tf.device(FIRST_SERVER):
             values = ops.round_counters(self._table()).numpy()
         return dict(zip(ops.ROUND_COUNTER_NAMES, map(int, values), strict=True))
 

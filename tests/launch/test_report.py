@@ -43,6 +43,10 @@ ROUNDS = {
     "live": 2,
     "waiting": 0,
 }
+WORKERS = [
+    {"steps": 75, "samples_per_second": 92.3, "straggling_seconds": 0.0},
+    {"steps": 25, "samples_per_second": 30.8, "straggling_seconds": 33.4},
+]
 
 
 class Page(html.parser.HTMLParser):
@@ -86,7 +90,12 @@ def pages(small_dataset, tmp_path_factory):
     History(made.directory.history).add(step=104, seconds=52, loss=0.6, validation_auc=0.61)
     counted = {"ps-0": SERVER, "sum": SERVER, "rounds": ROUNDS}
     best = {"step": 91, "validation_auc": 0.6543, "validation_gauc": 0.6432}
-    made.write_report("stopped early: the <b>AUC</b>", image_servers=counted, best_validation=best)
+    made.write_report(
+        "stopped early: the <b>AUC</b>",
+        image_servers=counted,
+        best_validation=best,
+        workers=WORKERS,
+    )
     running = HandmadeRun(made.directory.path.with_name("running"), small_dataset)
     running.begin()
     running.save(13)
@@ -116,8 +125,8 @@ def test_it_needs_nothing_else_and_names_stay_text(pages):
     assert not page.tags["script"] and not page.tags["link"] and not page.tags["iframe"]
     assert not page.tags["b"] and HOSTILE in page.text
     assert (
-        len(page.addresses) == page.tags["img"] == 5
-    )  # Curves, 2 x buckets, reliability, servers.
+        len(page.addresses) == page.tags["img"] == 6
+    )  # Curves, 2 x buckets, reliability, workers, servers.
     assert not re.search(r"url\(|@import|https?://", text)
     for address in page.addresses:
         kind, _, content = address.partition(",")
@@ -137,6 +146,8 @@ def test_the_numbers_of_the_run(pages):
     ]
     assert seconds == ["0.26", "2.00", "3.50", "0.07", "0.03"]
     assert "rounds 74, entered 147, shrunk 1, live 2, waiting 0;\nwaited 10.73 s" in page.text
+    assert page.rows_of("0") == [["75", "75.0 %", "92", "-"]]
+    assert page.rows_of("1") == [["25", "25.0 %", "31", "33.4 s"]]
     assert page.rows_of("batch_size") == [["64"]]
     assert page.rows_of("ams.merge") == [["none"]]
 
@@ -180,3 +191,4 @@ def test_a_run_without_a_report_has_a_page_too(pages):
     page = Page(pages[2])
     assert "no report yet" in page.text and "still running, or was killed" in page.text
     assert page.rows_of("epochs") == [["2"]]
+    assert "straggling" not in page.text

@@ -182,6 +182,7 @@ def test_a_cluster_trains_the_same_model_quietly(small_dataset, local_run, tmp_p
     report = report_of(run)
     assert report["cluster"] == "2 workers, 2 servers"
     assert report["steps"] == 2 * PASS
+    assert sum(worker["steps"] for worker in report["workers"]) == 2 * PASS
     served = report["image_servers"]
     assert set(served) == {"ps-0", "ps-1", "sum"}
     assert all(served[name]["ids_looked_up"] > 500 for name in ("ps-0", "ps-1"))

@@ -88,6 +88,7 @@ def main(data: str, workers_to_kill: str) -> None:
     report = {
         "position": batches.position,
         "steps": int(model.optimizer.iterations.numpy()),
+        "worker_steps": strategy.worker_steps().tolist(),
         "evaluated": evaluated,
         "validated": [fitted.history[name][-1] for name in ("val_loss", "val_auc")],
     }

@@ -42,6 +42,7 @@ def test_each_sample_is_trained_once_in_a_pass(tmp_path, killed):
     steps = PASSES * -(-COUNT // BATCH)
     assert report["position"] == steps
     assert steps <= report["steps"] <= steps + killed
+    assert steps <= sum(report["worker_steps"]) <= steps + killed
     if not killed:
         workers = {path.name.split("-")[0] for path in files}
         assert workers == {"0", "1", "2"}
