@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tensorflow.python.eager import record
 from tensorflow.python.ops import resource_variable_ops
 
@@ -13,3 +15,9 @@ PlacedVariable = resource_variable_ops.ResourceVariable
 def is_tape_recording() -> bool:
     """Whether a gradient may be asked of what is computed now."""
     return record.could_possibly_record()
+
+
+def sharded_variable_of(variable: Any) -> Any:
+    """The variable whose shard a variable is; None if it is no shard."""
+    container = getattr(variable, "_sharded_container", None)
+    return None if container is None else container()

@@ -109,6 +109,12 @@ flags.DEFINE_float(
 flags.DEFINE_list(
     "image_servers", None, "Indices of the parameter servers that hold images; all by default."
 )
+flags.DEFINE_integer(
+    "min_shard_bytes",
+    1 << 20,
+    "On a cluster: a table of ids of more bytes is split over the parameter servers; 0: none is.",
+    lower_bound=0,
+)
 flags.DEFINE_integer("seed", 0, "Seed of initial weights and shuffling.")
 flags.DEFINE_integer(
     "patience",
@@ -208,6 +214,7 @@ def _config() -> RunConfig:
             sync_every=FLAGS.sync_every,
             wire_dtype=FLAGS.wire_dtype,
             worker_timeout_ms=FLAGS.worker_timeout_ms,
+            min_shard_bytes=FLAGS.min_shard_bytes,
         ),
     )
 
