@@ -64,7 +64,7 @@ class AmsConfig:
     sync_every: int = 1
     wire_dtype: str = "float32"
     worker_timeout_ms: float = 10_000.0
-    min_shard_bytes: int = 1 << 20
+    min_shard_bytes: int = 16 << 20
 
     def __post_init__(self) -> None:
         self._check_choice("placement", PLACEMENTS)

@@ -111,7 +111,7 @@ flags.DEFINE_list(
 )
 flags.DEFINE_integer(
     "min_shard_bytes",
-    1 << 20,
+    AmsConfig.min_shard_bytes,
     "On a cluster: a table of ids of more bytes is split over the parameter servers; 0: none is.",
     lower_bound=0,
 )
