@@ -105,6 +105,10 @@ def read(path: pathlib.Path) -> list[OpEvent]:
     return sorted(events, key=lambda event: event.start)
 
 
+class TooShortError(ValueError):
+    """A recording that holds no whole step."""
+
+
 def whole_steps(
     events: Sequence[OpEvent], is_marker: Callable[[OpEvent], bool]
 ) -> tuple[list[OpEvent], int, float]:
@@ -118,11 +122,13 @@ def whole_steps(
         The events in between, cut at its ends; how many steps these are; how many seconds.
 
     Raises:
-        ValueError: If there are not two markers.
+        TooShortError: If there are not two markers.
     """
     marks = [event.start for event in events if is_marker(event)]
     if len(marks) < 2:
-        raise ValueError(f"the recording holds {len(marks)} of the ops wanted; record for longer")
+        raise TooShortError(
+            f"the recording holds {len(marks)} of the ops wanted; record for longer"
+        )
     begin, end = marks[0], marks[-1]
     inside = [
         dataclasses.replace(event, start=max(event.start, begin), end=min(event.end, end))

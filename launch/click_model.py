@@ -6,16 +6,13 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf.data import Samples
-from amstf.errors import AmstfError, ConfigError
+from amstf.errors import ConfigError
 from amstf.layers import AmsEmbedding
 from amstf.schema import IMAGE, Schema
 from amstf.store import ImageStore
+from launch import checkpoints
 from launch.run_directory import RunConfig, RunDirectory
 from models import Dicm, EmbeddingMlp, build, image_tower
-
-
-class CheckpointError(AmstfError):
-    """A checkpoint that is not there, or not whole."""
 
 
 def open_stores(samples: Samples) -> dict[str, ImageStore]:
@@ -88,7 +85,7 @@ def load_run(
     if checkpoint is None:
         raise ConfigError(f"{run.path} has no checkpoint yet; let python -m launch.train go on")
     model = make_run_model(run, samples)
-    restore(model, checkpoint)
+    checkpoints.restore(tf.train.Checkpoint(model=model), checkpoint)
     return model, samples, config
 
 
@@ -104,23 +101,3 @@ def make_run_model(run: RunDirectory, samples: Samples) -> keras.Model:
         )
     stores = open_stores(samples) if config.model == "dicm" else {}
     return make_model(config, trained, stores)
-
-
-def restore(model: keras.Model, checkpoint: str) -> None:
-    """Reads all weights of a model from a checkpoint.
-
-    Args:
-        model: The model.
-        checkpoint: Path of the checkpoint, without the ending of its files.
-
-    Raises:
-        CheckpointError: If the checkpoint is not there, or not whole.
-    """
-    try:
-        status = tf.train.Checkpoint(model=model).restore(checkpoint)
-    except tf.errors.NotFoundError as error:
-        raise CheckpointError(f"{checkpoint} is not there, or not any more") from error
-    except (tf.errors.OpError, IndexError) as error:  # IndexError: a file was cut off.
-        first = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{checkpoint} is not whole ({first})") from error
-    status.assert_existing_objects_matched().expect_partial()

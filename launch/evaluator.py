@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from amstf.data import Samples
-from launch import click_model, curves, evaluation, evaluation_log, program
+from launch import checkpoints, click_model, curves, evaluation, evaluation_log, program
 from launch.run_directory import INTERRUPTED, RunConfig, RunDirectory, read_json, write_json
 from launch.step_logger import VALIDATION_METRICS, History
 
@@ -89,15 +89,15 @@ class Evaluator:
             state.all_model_checkpoint_paths, state.all_model_checkpoint_timestamps
         )
         done = {row["step"] for row in evaluation_log.read(self.run.evaluations)}
-        checkpoints = (_Checkpoint(*item) for item in listed)
-        return next((c for c in checkpoints if c.step not in done and c not in self._skipped), None)
+        found = (_Checkpoint(*item) for item in listed)
+        return next((c for c in found if c.step not in done and c not in self._skipped), None)
 
     def _evaluate(self, checkpoint: _Checkpoint) -> None:
         assert self._score is not None
         started = time.monotonic()
         try:
-            click_model.restore(self._model, checkpoint.path)
-        except click_model.CheckpointError as error:
+            checkpoints.restore(tf.train.Checkpoint(model=self._model), checkpoint.path)
+        except checkpoints.CheckpointError as error:
             self._skipped.add(checkpoint)
             print(f"warning: {error}: skipped", file=sys.stderr, flush=True)
             return

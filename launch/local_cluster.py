@@ -181,11 +181,13 @@ class LocalCluster:
                         stdout=stdout,
                         stderr=stderr,
                     )
+                    self._pid_path("chief", 0).write_text(f"{chief.pid}\n")
                     code = watch.wait(chief, timeout)
             finally:
                 if chief is not None and chief.poll() is None:
                     chief.kill()
                     chief.wait()
+                self._pid_path("chief", 0).unlink(missing_ok=True)
                 self.stop()
             delay = restarts.next_delay() if watch.wants_restart else None
             if delay is None:
@@ -194,7 +196,7 @@ class LocalCluster:
             time.sleep(delay)
             # Others may have taken the old ports meanwhile.
             self.cluster = _on_free_ports(len(self.cluster["worker"]), len(self.cluster["ps"]))
-            self._start_all()
+            self._start_all(max_restarts)
 
     def stop(self) -> None:
         """Ends workers, then servers, and removes their pid files. May be called again."""
@@ -205,12 +207,13 @@ class LocalCluster:
                 self._pid_path(role_of_task, index).unlink(missing_ok=True)
                 del self.processes[role_of_task, index]
 
-    def _start_all(self) -> None:
+    def _start_all(self, max_restarts: int = 0) -> None:
+        """Starts workers and servers; one that is killed meanwhile, up to `max_restarts` times."""
         try:
             for role in ("ps", "worker"):
                 for index in range(len(self.cluster[role])):
                     self._start(role, index)
-            self._wait_until_ready()
+            self._wait_until_ready(max_restarts)
         except BaseException:  # ctrl-C during the start must not leave half a cluster either.
             self.stop()
             raise
@@ -230,20 +233,31 @@ class LocalCluster:
     def _pid_path(self, role: str, index: int) -> pathlib.Path:
         return self.log_dir / f"{role}-{index}.pid"
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, max_restarts: int) -> None:
         """Waits until all ports answer; TensorFlow's own wait is silent for minutes."""
         deadline = time.monotonic() + self._start_timeout
         missing = list(self.processes)
+        restarts = {task: Restarts(max_restarts) for task in missing}
         while missing:
             for task in list(missing):
                 process = self.processes[task]
-                if process.poll() is not None:
+                killed = process.poll() is not None and process.returncode < 0
+                if killed and (delay := restarts[task].next_delay()) is not None:
+                    self._say(
+                        f"warning: {task[0]} {task[1]} died while starting "
+                        f"({child.describe_end(process)}), log: {self.log_path(*task)}; it starts "
+                        f"again in {delay:g} s ({restarts[task]})"
+                    )
+                    time.sleep(delay)
+                    self._start(*task)
+                    deadline = time.monotonic() + self._start_timeout
+                elif process.returncode is not None:
                     raise ConfigError(
                         f"{task[0]} {task[1]} died while starting "
                         f"({child.describe_end(process)}); {self._log_says(*task)}",
                         *self._end_of_log(*task),
                     )
-                if _answers(self.cluster[task[0]][task[1]]):
+                elif _answers(self.cluster[task[0]][task[1]]):
                     missing.remove(task)
             if missing and time.monotonic() > deadline:
                 names = ", ".join(f"{role} {index}" for role, index in missing)

@@ -13,6 +13,8 @@ import tempfile
 import threading
 from collections.abc import Iterator
 
+from launch import program
+
 # Of errors only those of functions on a server that is lost, which the exception tells better.
 _NOISE = re.compile(
     rb"([IW]\d{4} \d\d:\d\d:\S+ +\d+ \S+:\d+\] |WARNING: All log messages before absl::Init"
@@ -53,6 +55,13 @@ def filtered() -> Iterator[None]:
         os.dup2(terminal, 2)
         reader.join(timeout=5)
         os.close(terminal)
+
+
+def filter_to_the_end() -> None:
+    """As `filtered`, until this process ends: TensorFlow writes notes while a failure is told."""
+    context = filtered()
+    context.__enter__()
+    program.before_leaving(lambda: context.__exit__(None, None, None))
 
 
 def _pass_on(read_end: int, terminal: int) -> None:

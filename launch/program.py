@@ -49,6 +49,7 @@ EXIT_PIPE_CLOSED = 141
 EXIT_TERMINATED = 143
 
 _final_code: int | None = None
+_before_leaving: list[Callable[[], None]] = []
 
 
 class ClusterLostError(AmstfError):
@@ -119,6 +120,11 @@ def run(
         traceback.print_exc()
         _leave_now(EXIT_UNEXPECTED)
     _leave_in_order(0)
+
+
+def before_leaving(action: Callable[[], None]) -> None:
+    """Has something done when this process ends, after all that is said, whatever the end."""
+    _before_leaving.append(action)
 
 
 def is_permanent(code: int) -> bool:
@@ -227,6 +233,8 @@ def _leave_now(code: int) -> NoReturn:
     """Ends without waiting for threads: those of a cluster in trouble may never end."""
     sys.stdout.flush()
     sys.stderr.flush()
+    for action in _before_leaving:
+        action()
     os._exit(code)
 
 

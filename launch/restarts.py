@@ -3,7 +3,7 @@
 import time
 
 _LONGEST_DELAY = 30.0  # Seconds.
-_HEALTHY_AFTER = 60.0  # Seconds of life after which the next end counts as the first again.
+_HEALTHY_AFTER = 20.0  # Seconds of life after which the next end counts as the first again.
 
 
 class Restarts:

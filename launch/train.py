@@ -13,7 +13,6 @@ again continues where it stopped. Ctrl-C keeps a checkpoint and ends with exit c
 of a --cluster is started again; elsewhere exit code 138 asks for it (docs/design/launch.md).
 """
 
-import contextlib
 import math
 import os
 import sys
@@ -174,10 +173,11 @@ def main(arguments: list[str]) -> int:
     # After the flags: a wrong one is said at once, TensorFlow takes seconds.
     from launch.training import Training
 
+    if cluster:
+        native_logs.filter_to_the_end()
     run = RunDirectory(FLAGS.out)
-    with native_logs.filtered() if cluster else contextlib.nullcontext():
-        training = Training(run, config, FLAGS.segment_steps, cluster, FLAGS.validation)
-        report = training.execute()
+    training = Training(run, config, FLAGS.segment_steps, cluster, FLAGS.validation)
+    report = training.execute()
     print(_summary(report, run), flush=True)
     return 0
 
@@ -240,9 +240,12 @@ def _own_command() -> list[str]:
 
 
 def _summary(report: dict, run: RunDirectory) -> str:
+    from launch import impressions
+
     lines = [
         f"{report['ended']}: {report['steps']:,} steps, {report['samples']:,} samples in "
-        f"{report['seconds']:.0f} s ({report['samples_per_second'] or 0:,.0f} a second)"
+        f"{report['seconds']:.0f} s ({report['samples_per_second'] or 0:,.0f} a second); "
+        + impressions.sentence(report["samples"], report["impressions_trained"])
     ]
     # With an evaluator the best may still come: then it is said when the evaluator has ended.
     if FLAGS.validation == CHIEF and report["best_validation"]:

@@ -27,7 +27,15 @@ from amstf.errors import ConfigError, SampleError
 from amstf.optimizers import Adam
 from amstf.schema import IMAGE
 from amstf.strategy import num_split, whole_weights
-from launch import click_model, curves, evaluation, evaluation_log, native_logs
+from launch import (
+    checkpoints,
+    click_model,
+    curves,
+    evaluation,
+    evaluation_log,
+    impressions,
+    native_logs,
+)
 from launch.run_directory import (
     CHIEF,
     EVALUATOR,
@@ -126,19 +134,19 @@ class Training:
             self._model.compile(optimizer, "binary_crossentropy")
             # Now and not in the first step, so that a checkpoint restores the slots at once.
             optimizer.build(self._model.trainable_variables)
+            self._impressions = impressions.count(self._model)
         self._validator = self._make_validator()
         self._score = evaluation.scorer(self._validator)
-        checkpoint = tf.train.Checkpoint(model=self._model, optimizer=optimizer)
+        checkpoint = tf.train.Checkpoint(
+            model=self._model, optimizer=optimizer, impressions=self._impressions
+        )
         self._newest = tf.train.CheckpointManager(
             checkpoint, str(self.run.checkpoints), max_to_keep=KEPT_CHECKPOINTS
         )
         self._best = tf.train.CheckpointManager(
             tf.train.Checkpoint(model=self._model), str(self.run.best), max_to_keep=1
         )
-        first_step = 0
-        if self._newest.latest_checkpoint:
-            checkpoint.restore(self._newest.latest_checkpoint)
-            first_step = int(self._newest.latest_checkpoint.rpartition("-")[2])
+        first_step = checkpoints.restore_newest(checkpoint, self._newest)
         self._history = History(self.run.history)
         print(self._introduction(first_step), flush=True)
         ended = "finished"
@@ -269,6 +277,7 @@ class Training:
             "when": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
             "steps": steps,
             "samples": samples,
+            "impressions_trained": int(self._impressions.numpy()),
             "seconds": seconds,
             "samples_per_second": samples / seconds if seconds else None,
             "validation": self.validation,

@@ -1,0 +1,83 @@
+"""Reads the checkpoints of a run; one that is not whole never ends a training."""
+
+from __future__ import annotations
+
+import sys
+
+import tensorflow as tf
+
+from amstf.errors import AmstfError, ConfigError
+
+
+class CheckpointError(AmstfError):
+    """A checkpoint that is not there, or not whole."""
+
+
+def step_of(path: str) -> int:
+    """Returns the step of a checkpoint, which its name ends with."""
+    return int(path.rpartition("-")[2])
+
+
+def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
+    """Reads all that a checkpoint holds for the objects that are there.
+
+    Args:
+        checkpoint: The objects, with all their variables made. After an error they may hold a part
+            of the new values.
+        path: Path of the checkpoint, without the ending of its files.
+
+    Raises:
+        CheckpointError: If the checkpoint is not there, or not whole.
+        ConfigError: If it lacks something, as that of another model does.
+    """
+    try:
+        status = checkpoint.restore(path)
+    except tf.errors.NotFoundError as error:
+        raise CheckpointError(f"{path} is not there, or not any more") from error
+    except tf.errors.UnavailableError:  # A server was lost, and not a file.
+        raise
+    except (tf.errors.OpError, IndexError) as error:  # IndexError: a file was cut off.
+        first = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{path} is not whole ({first})") from error
+    try:
+        status.assert_existing_objects_matched().expect_partial()
+    except AssertionError as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{path} is of another model or version ({first})") from error
+
+
+def restore_newest(checkpoint: tf.train.Checkpoint, manager: tf.train.CheckpointManager) -> int:
+    """Goes back to the newest checkpoint that is whole; warns of each that is not.
+
+    Args:
+        checkpoint: The objects, with all their variables made.
+        manager: Of the directory.
+
+    Returns:
+        The step of the checkpoint; 0 if the directory has none.
+
+    Raises:
+        CheckpointError: If none of them is whole.
+    """
+    paths = sorted(_paths(manager), key=step_of, reverse=True)
+    for path in paths:
+        try:
+            restore(checkpoint, path)
+            return step_of(path)
+        except CheckpointError as error:
+            if path != paths[-1]:
+                print(f"warning: {error}; using the one before", file=sys.stderr, flush=True)
+            else:
+                raise CheckpointError(
+                    f"{error}, and there is none before; remove {manager.directory} to train from "
+                    "the start"
+                ) from error
+    return 0
+
+
+def _paths(manager: tf.train.CheckpointManager) -> list[str]:
+    """Those in the state file, or, if that is lost, those whose index, written last, is there."""
+    if manager.checkpoints:
+        return list(manager.checkpoints)
+    pattern = f"{manager.directory}/ckpt-*.index"
+    return [path.removesuffix(".index") for path in tf.io.gfile.glob(pattern)]
