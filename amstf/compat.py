@@ -41,3 +41,9 @@ def _process_closure(worker: Any, process: Any, thread: threading.local, closure
         context.context().executor = worker.executor
         thread.has_executor = True
     process(closure)
+
+
+def sharded_variable_of(variable: Any) -> Any:
+    """The variable whose shard a variable is; None if it is no shard."""
+    container = getattr(variable, "_sharded_container", None)
+    return None if container is None else container()

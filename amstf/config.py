@@ -23,7 +23,7 @@ WIRE_DTYPES = ("float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class AmsConfig:
-    """How a cluster embeds images.
+    """How a cluster embeds images, and how it holds tables of ids.
 
     Attributes:
         placement: Where the embedding model E runs. "servers": on the servers that hold the
@@ -44,6 +44,10 @@ class AmsConfig:
             "float32", or "bfloat16" for half the bytes.
         worker_timeout_ms: After this time without a sign a worker is taken for lost: a round goes
             on without it, milliseconds. Longer than the slowest step.
+        min_shard_bytes: A table of ids (the weights of a `keras.layers.Embedding`) of more bytes is
+            split over the parameter servers, by rows, into ceil(bytes / min_shard_bytes) shards of
+            equal size, at most one a server. 0: each table is whole on one server. Unused if the
+            strategy is given a `variable_partitioner`.
 
     Raises:
         ConfigError: If a value makes no sense.
@@ -60,6 +64,7 @@ class AmsConfig:
     sync_every: int = 1
     wire_dtype: str = "float32"
     worker_timeout_ms: float = 10_000.0
+    min_shard_bytes: int = 16 << 20
 
     def __post_init__(self) -> None:
         self._check_choice("placement", PLACEMENTS)
@@ -88,6 +93,11 @@ class AmsConfig:
             )
         if not (type(self.sync_every) is int and 1 <= self.sync_every < 2**63):
             raise ConfigError(f"sync_every is {self.sync_every!r}; wanted a number of rounds >= 1")
+        if not (type(self.min_shard_bytes) is int and 0 <= self.min_shard_bytes < 2**63):
+            raise ConfigError(
+                f"min_shard_bytes is {self.min_shard_bytes!r}; wanted a number of bytes, or 0 to "
+                "split no table"
+            )
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, name)

@@ -39,7 +39,13 @@ _CLOCK_TICK = os.sysconf("SC_CLK_TCK")
 
 
 def run(
-    module: str, workers: int, servers: int, job: Mapping[str, Any], *, timeout: float = 900
+    module: str,
+    workers: int,
+    servers: int,
+    job: Mapping[str, Any],
+    *,
+    timeout: float = 900,
+    say: Callable[[str], None] | None = None,
 ) -> Any:
     """Starts a cluster and a module as its chief, with a loopback device of their own if allowed.
 
@@ -49,6 +55,7 @@ def run(
         servers: Number of parameter servers (S).
         job: What `do` passes to the module's function; JSON.
         timeout: Seconds until the chief is killed.
+        say: As for `LocalCluster`, which says that a worker has died.
 
     Returns:
         What that function returned.
@@ -61,7 +68,7 @@ def run(
         path.write_text(json.dumps(job))
         # Flags that a benchmark was given hold for its chief too: --cache.
         command = [sys.executable, "-m", module, *sys.argv[1:], f"--job={path}"]
-        with network.own_loopback(), LocalCluster(workers, servers, directory) as cluster:
+        with network.own_loopback(), LocalCluster(workers, servers, directory, say=say) as cluster:
             code = cluster.run_chief(command, timeout=timeout)
         if code:
             raise subprocess.CalledProcessError(code, command)
@@ -88,15 +95,27 @@ def connect(config: amstf.AmsConfig) -> amstf.AdvancedModelServerStrategy:
         )
 
 
+def job_directory() -> pathlib.Path:
+    """As the chief: where job and logs are."""
+    return pathlib.Path(_JOB.value).parent
+
+
+def pid_of(task: str) -> int:
+    """As the chief: the process of "worker-0", "ps-1", ..."""
+    return int((job_directory() / f"{task}.pid").read_text())
+
+
 def processor_seconds() -> dict[str, float]:
     """As the chief: processor time so far of each task, by "worker-0", "ps-1", ..., and of all.
 
     Unlike time on a clock it means the same on a machine with more processes than cores.
     """
     seconds = {}
-    for path in pathlib.Path(_JOB.value).parent.glob("*.pid"):
+    for path in job_directory().glob("*.pid"):
+        if path.stem == "chief-0":  # This process: below.
+            continue
         # The name of the program, in parentheses, may hold blanks.
-        fields = pathlib.Path("/proc", path.read_text().strip(), "stat").read_text().rpartition(")")
+        fields = pathlib.Path("/proc", f"{pid_of(path.stem)}", "stat").read_text().rpartition(")")
         user, system = fields[2].split()[11:13]
         seconds[path.stem] = (int(user) + int(system)) / _CLOCK_TICK
     seconds["chief"] = time.process_time()

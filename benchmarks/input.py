@@ -2,15 +2,26 @@
 
     python -m benchmarks.input [--quick] [--keep]
 
-On a local cluster each step takes a batch and throws it away, once with `SharedBatches` (the chief
-names a batch, whichever worker is free reads it) and once with a plain `tf.data` pipeline of each
-worker over its share of the files, with shuffling and prefetching. The same without a cluster.
+On a local cluster each step takes a batch and throws it away:
+
+  plain tf.data              each worker has a pipeline over its share of the files, with shuffling
+                             and prefetching: nothing is shared
+  shared batches             the chief names a batch, whichever worker is free reads it
+  tf.data service, files     two tf.data workers, in processes beside the training workers, are
+                             handed one file after the other; training workers take their batches
+  tf.data service, batches   the same, but they are handed the place of one batch after the other
+  dispenser on a server      each worker's pipeline asks a counter on the server for the next batch
+
+The first two without a cluster too. What each does with a record when a process dies, and how a
+pass ends, is `benchmarks.one_pass`.
 
 One batch a step is what `model.fit` does; with several (Keras' `steps_per_execution`) shared
 batches are read ahead too. Every second of a plain pipeline's prefetching is on the clock here,
 because nothing else is to do: training hides it, and does not hide the reading of a shared batch.
+The readers take turns, and between its turns a pipeline fills its buffers unseen, which is little
+beside the batches of a repetition.
 
-"dynamic_over_plain" is on the cluster, one batch a step.
+"dynamic_over_plain" is shared batches on the cluster, one batch a step.
 """
 
 from __future__ import annotations
@@ -23,12 +34,24 @@ import amstf  # isort: skip - selects Keras 2 before TensorFlow is imported
 import tensorflow as tf
 
 from amstf import Samples, SharedBatches, ops
-from benchmarks import chief, click_shape, harness
+from amstf.data import parse_batch
+from amstf.data.samples_reader import SHUFFLE_BUFFER
+from benchmarks import chief, click_shape, harness, sharing
 from benchmarks.click_shape import SPLIT, ClickShape
+from benchmarks.data_service import DataService
+from benchmarks.sharing import DISPENSER, SERVICE_BATCHES, SERVICE_FILES, SHARED
 from launch import native_logs, program
 
 _SHAPE = ClickShape(image_width=8, images=8_192, samples=131_072, batch_size=256)
-PLAIN, SHARED = "plain tf.data", "shared batches"
+PLAIN = "plain tf.data"
+# And what the ratios to the first are called.
+READERS = {
+    PLAIN: "",
+    SHARED: "dynamic_over_plain",
+    SERVICE_FILES: "service_files_over_plain",
+    SERVICE_BATCHES: "service_batches_over_plain",
+    DISPENSER: "dispenser_over_plain",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +69,8 @@ class Config:
     shape: ClickShape = _SHAPE
     workers: int = 2
     together: int = 16
-    steps: int = 512
-    repeats: int = 7
+    steps: int = 1_536
+    repeats: int = 5
 
 
 QUICK = dataclasses.replace(
@@ -68,17 +91,14 @@ def plain(samples: Samples, batch_size: int, workers: int) -> tf.data.Dataset:
 
 def work(job: dict[str, Any]) -> dict[str, list[float]]:
     """As the chief: seconds of each repetition, by reader and batches a step."""
-    batch_size, steps = job["batch_size"], job["steps"]
+    steps = job["steps"]
     samples = Samples.open(job["directory"])
-    with native_logs.filtered():
+    with (
+        native_logs.filtered(),
+        DataService(job["workers"], chief.job_directory()) as service,
+    ):
         strategy = chief.connect(amstf.AmsConfig())
         coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
-        inputs = {
-            PLAIN: strategy.experimental_distribute_dataset(
-                plain(samples, batch_size, job["workers"])
-            ),
-            SHARED: SharedBatches(samples, SPLIT, batch_size),
-        }
 
         def read_all(iterator: Any, together: int) -> Callable[[], None]:
             def action() -> None:
@@ -92,12 +112,41 @@ def work(job: dict[str, Any]) -> dict[str, list[float]]:
             return action
 
         actions = {}
-        for name, data in inputs.items():
+        for name, data in inputs(job, samples, strategy, service).items():
             iterator = iter(coordinator.create_per_worker_dataset(data))
             for together in (1, job["together"]):
                 actions[_key(name, together)] = read_all(iterator, together)
         timings = harness.measure_together(actions, repeats=job["repeats"])
     return {key: list(timing.seconds) for key, timing in timings.items()}
+
+
+def inputs(
+    job: dict[str, Any], samples: Samples, strategy: tf.distribute.Strategy, service: DataService
+) -> dict[str, Any]:
+    """What the coordinator is given for each of `READERS`, without end."""
+    batch_size = job["batch_size"]
+    shared = SharedBatches(samples, SPLIT, batch_size)
+    window = min(SHUFFLE_BUFFER, samples.num_records(SPLIT))
+    label = samples.schema.labels[0]
+
+    def parse(records: tf.Tensor) -> Any:
+        batch = parse_batch(records, (*samples.schema.inputs, label))
+        target = batch.pop(label.name)
+        return batch, target
+
+    with strategy.scope():
+        counter = tf.Variable(0, dtype=tf.int64, trainable=False)
+    files = sharing.files(samples, SPLIT, batch_size, parse, window=window, repeat=True)
+    batches = sharing.batches(samples, SPLIT, batch_size, shared.read, repeat=True)
+    return {
+        PLAIN: strategy.experimental_distribute_dataset(plain(samples, batch_size, job["workers"])),
+        SHARED: shared,
+        SERVICE_FILES: service.share(files),
+        SERVICE_BATCHES: service.share(batches),
+        DISPENSER: lambda: sharing.dispensed(
+            samples, SPLIT, batch_size, shared.read, counter, repeat=True
+        ),
+    }
 
 
 @tf.function
@@ -164,16 +213,18 @@ def main(arguments: list[str]) -> None:
         (f"{config.workers} workers, 1 batch a step", 1),
         (f"{config.workers} workers, {config.together} batches a step", config.together),
     ):
-        for name in (PLAIN, SHARED):
-            timing = timings[_key(name, together)]
+        for name, ratio in READERS.items():
+            timing = timings.get(_key(name, together))
+            if timing is None:  # Needs a cluster.
+                continue
             slowest, fastest = (read / seconds for seconds in reversed(timing.spread))
             over = timings[_key(PLAIN, together)].median / timing.median
             rows.append(
                 [where, name, round(read / timing.median), f"{slowest:.0f}-{fastest:.0f}", over]
             )
             key = "" if together == 1 else "_in_process" if not together else "_together"
-            if name == SHARED:
-                report.ratios[f"dynamic_over_plain{key}"] = round(over, 3)
+            if ratio:
+                report.ratios[f"{ratio}{key}"] = round(over, 3)
     print(harness.table(["where", "reader", "samples/s", "range", "x plain"], rows) + "\n")
     report.results = {key: timing.as_json() for key, timing in timings.items()}
     report.finish()

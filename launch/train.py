@@ -144,6 +144,12 @@ flags.DEFINE_float(
 flags.DEFINE_list(
     "image_servers", None, "Indices of the parameter servers that hold images; all by default."
 )
+flags.DEFINE_integer(
+    "min_shard_bytes",
+    AmsConfig.min_shard_bytes,
+    "On a cluster: a table of ids of more bytes is split over the parameter servers; 0: none is.",
+    lower_bound=0,
+)
 flags.DEFINE_integer("seed", 0, "Seed of initial weights and shuffling.")
 flags.DEFINE_integer(
     "patience",
@@ -246,6 +252,7 @@ def _config() -> RunConfig:
             sync_every=FLAGS.sync_every,
             wire_dtype=FLAGS.wire_dtype,
             worker_timeout_ms=FLAGS.worker_timeout_ms,
+            min_shard_bytes=FLAGS.min_shard_bytes,
         ),
     )
 

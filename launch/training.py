@@ -26,6 +26,7 @@ from amstf.data import record_errors
 from amstf.errors import ConfigError, SampleError
 from amstf.optimizers import Adam
 from amstf.schema import IMAGE
+from amstf.strategy import num_split, whole_weights
 from launch import (
     checkpoints,
     click_model,
@@ -192,7 +193,7 @@ class Training:
     def _validate(self, step: int) -> None:
         assert self._logger is not None
         if self._validator is not self._model:
-            self._validator.set_weights(self._model.get_weights())
+            self._validator.set_weights(whole_weights(self._model))
         metrics = evaluation.measure(evaluation.predict(self._score, self.samples, VALIDATION))
         before = self._history.column("validation_auc")[1]
         self._logger.log_validation(dataclasses.asdict(metrics))
@@ -261,6 +262,8 @@ class Training:
             f"{self.config.title} {where}: {self.samples.num_records(TRAIN):,} samples{images}, "
             f"{self._model.count_params():,} weights"
         )
+        if split := num_split(self._model):
+            line += f", {split} tables split over the servers"
         return line + (f"\ncontinuing at step {first_step}" if first_step else "")
 
     def _counters(self) -> dict[str, dict[str, int]]:

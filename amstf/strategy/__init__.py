@@ -3,5 +3,13 @@
 from amstf.strategy.advanced_model_server import AdvancedModelServerStrategy
 from amstf.strategy.coordinator import ScheduledBatches
 from amstf.strategy.model_servers import ModelServers, ServerGroup
+from amstf.strategy.sharded_tables import num_split, whole_weights
 
-__all__ = ["AdvancedModelServerStrategy", "ModelServers", "ScheduledBatches", "ServerGroup"]
+__all__ = [
+    "AdvancedModelServerStrategy",
+    "ModelServers",
+    "ScheduledBatches",
+    "ServerGroup",
+    "num_split",
+    "whole_weights",
+]

@@ -12,6 +12,7 @@ from amstf import compat, ops
 from amstf.config import SYNC, AmsConfig
 from amstf.strategy.coordinator import SchedulingCoordinator
 from amstf.strategy.model_servers import ModelServers
+from amstf.strategy.sharded_tables import split_tables
 from amstf.strategy.worker_steps import WorkerSteps
 
 # Names that Keras gives to the step counters of its optimizers, new and legacy.
@@ -30,7 +31,8 @@ class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):
             Each worker and server must have called `amstf.ops.load_library()` before its
             `tf.distribute.Server` started; `python -m launch.server` does.
         config: The knobs.
-        variable_partitioner: As in ParameterServerStrategy.
+        variable_partitioner: As in ParameterServerStrategy, for all variables. By default large
+            tables of ids are split and nothing else, as `config.min_shard_bytes` says.
 
     Raises:
         ConfigError: If `config` names a server that the cluster lacks.
@@ -60,6 +62,8 @@ class AdvancedModelServerStrategy(tf.distribute.ParameterServerStrategy):
         num_servers = cluster_resolver.cluster_spec().num_tasks("ps")
         self.ams = ModelServers(config or AmsConfig(), num_servers, self.num_workers)
         self._worker_steps = WorkerSteps(self.num_workers)
+        if variable_partitioner is None:
+            split_tables(self, self.ams.config.min_shard_bytes, num_servers)
         _keep_gradients_in_place(self)
         _choose_updates(self)
         if self.ams.config.merge == SYNC:

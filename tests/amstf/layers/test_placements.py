@@ -106,6 +106,8 @@ def test_without_a_strategy_it_is_local():
         ({"image_servers": ()}, r"image_servers is \(\); name at least one"),
         ({"image_servers": (0, 0)}, r"image_servers is \(0, 0\); .* each once"),
         ({"image_servers": (-1, 0)}, r"by its index from 0"),
+        ({"min_shard_bytes": -1}, "min_shard_bytes is -1; wanted a number of bytes, or 0"),
+        ({"min_shard_bytes": 1e6}, "min_shard_bytes is 1000000.0; wanted a number of bytes"),
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused(options, message):
