@@ -5,8 +5,10 @@ python -m benchmarks.data_service ADDRESS PORT     a worker; `DataService` start
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import random
 import socket
 import subprocess
 import sys
@@ -101,9 +103,12 @@ class DataService:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    while True:
+        # Below the ports of outgoing connections, which would take it while a worker is dead.
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _wait_until_ready(process: subprocess.Popen) -> None:

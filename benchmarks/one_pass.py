@@ -27,6 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 import amstf  # isort: skip - selects Keras 2 before TensorFlow is imported
@@ -52,7 +53,7 @@ _CASES = (
     *((SERVICE_BATCHES, victim) for victim in _OF_SERVICE),
     *((DISPENSER, victim) for victim in (NOBODY, WORKER)),
 )
-_SHAPE = ClickShape(image_width=8, images=8_192, samples=20_000, batch_size=64)
+_SHAPE = ClickShape(image_width=8, images=8_192, samples=131_072, batch_size=64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Config:
         window: Records that a tf.data worker holds to shuffle, if it is handed files.
         cases: Way and victim.
         repeats: Passes of each case, each on a cluster of its own.
-        hangs_after: When a pass is taken to hang, seconds; one that does not takes 2 to 10.
+        hangs_after: When a pass is taken to hang: so long after its last step, seconds.
     """
 
     shape: ClickShape = _SHAPE
@@ -73,14 +74,15 @@ class Config:
     window: int = 1_000
     cases: tuple[tuple[str, str], ...] = _CASES
     repeats: int = 3
-    hangs_after: float = 30
+    hangs_after: float = 20
 
 
 QUICK = dataclasses.replace(
     Config(),
+    shape=dataclasses.replace(_SHAPE, samples=20_000),
     cases=((SHARED, WORKER), (SERVICE_BATCHES, READER), (DISPENSER, WORKER)),
     repeats=1,
-    hangs_after=10,
+    hangs_after=12,
 )
 
 
@@ -109,7 +111,6 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     # Before there is a cluster: TensorFlow tells every worker of a new function, dead ones too.
     expected = keys_of_split(samples)
     with contextlib.ExitStack() as parts:
-        parts.enter_context(native_logs.filtered())
         seen = pathlib.Path(parts.enter_context(tempfile.TemporaryDirectory()))
         service = None
         if job["way"] in (SERVICE_FILES, SERVICE_BATCHES):
@@ -120,10 +121,16 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             counter = tf.Variable(0, dtype=tf.int64, trainable=False)
         data = data_of(job, samples, service, counter)
         steps = -(-samples.num_records(SPLIT) // job["batch_size"])
-        start_killer(job["victim"], service, lambda: len(os.listdir(seen)) >= steps // 2)
-        begin = time.perf_counter()
-        end = fit(model, data, steps, job["hangs_after"])
-        seconds = time.perf_counter() - begin
+
+        def done() -> int:
+            return len(os.listdir(seen))
+
+        with futures.ThreadPoolExecutor() as threads:
+            killed = threads.submit(kill, job["victim"], service, lambda: done() >= steps // 2)
+            begin = time.perf_counter()
+            end = fit(model, data, steps, done, job["hangs_after"])
+            seconds = time.perf_counter() - begin
+            killed.result()
         time.sleep(0.5)  # A step that another's error has cancelled may still be writing.
         batches = [path.read_text().split() for path in seen.iterdir()]
         given = collections.Counter(int(key) for batch in batches for key in batch)
@@ -211,26 +218,23 @@ def make_model(directory: pathlib.Path) -> keras.Model:
     return model
 
 
-def start_killer(victim: str, service: DataService | None, is_time: Callable[[], bool]) -> None:
-    """Kills, when it is time, in a thread."""
-
-    def kill() -> None:
-        while not is_time():
-            time.sleep(0.002)
-        if victim in (WORKER, BOTH):
-            os.kill(chief.pid_of("worker-0"), signal.SIGKILL)
-        if victim in (READER, READER_RESTARTED, BOTH):
-            assert service is not None
-            service.kill(0)
-        if victim == READER_RESTARTED:
-            time.sleep(1)
-            service.restart(0)
-
-    if victim != NOBODY:
-        threading.Thread(target=kill, daemon=True).start()
+def kill(victim: str, service: DataService | None, is_time: Callable[[], bool]) -> None:
+    """Waits until it is time, and kills."""
+    while victim != NOBODY and not is_time():
+        time.sleep(0.02)
+    if victim in (WORKER, BOTH):
+        os.kill(chief.pid_of("worker-0"), signal.SIGKILL)
+    if victim in (READER, READER_RESTARTED, BOTH):
+        assert service is not None
+        service.kill(0)
+    if victim == READER_RESTARTED:
+        time.sleep(1)
+        service.restart(0)
 
 
-def fit(model: keras.Model, data: Any, steps: int, hangs_after: float) -> str:
+def fit(
+    model: keras.Model, data: Any, steps: int, done: Callable[[], int], hangs_after: float
+) -> str:
     """Fits a model and says how that ended."""
     ends = []
 
@@ -243,7 +247,11 @@ def fit(model: keras.Model, data: Any, steps: int, hangs_after: float) -> str:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(hangs_after)
+    before, since = 0, time.monotonic()
+    while thread.is_alive() and time.monotonic() - since < hangs_after:
+        thread.join(0.2)
+        if (now := done()) > before:
+            before, since = now, time.monotonic()
     return ends[0] if ends else HUNG
 
 
@@ -274,8 +282,10 @@ def main(arguments: list[str]) -> None:
     """Makes the passes, and prints one table."""
     del arguments
     if chief.was_given_a_job():
-        chief.do(work)
-        os._exit(0)  # A strategy that misses a worker waits for its return when it is taken down.
+        with native_logs.filtered():
+            chief.do(work)
+            # A strategy that misses a worker waits for its return when it is taken down.
+            os._exit(0)
     config = QUICK if harness.FLAGS.quick else Config()
     report = harness.Report("one_pass", config)
     samples = click_shape.prepare(config.shape).samples
