@@ -70,15 +70,17 @@ def test_whatever_is_killed_the_run_ends_as_an_undisturbed_one(small_dataset, tm
     code, out, err = killed.train(kills)
     assert code == -signal.SIGKILL
     logs = run / "logs"
+    # How long to wait depends on how long the last life was, and that on the machine.
+    err = re.sub(r"again in \d+ s", "again in N s", err)
     lines = [line for line in err.splitlines() if not line.startswith("error: the connection to")]
     assert lines == [
         f"warning: worker 1 died (killed by SIGKILL), log: {logs / 'worker-1.log'}; it starts "
-        "again in 1 s (restart 1 of 10)",
+        "again in N s (restart 1 of 10)",
         "error: the chief was killed by SIGKILL",
-        "chief, servers and workers start again in 1 s (restart 1 of 10)",
+        "chief, servers and workers start again in N s (restart 1 of 10)",
         f"error: ps 1 died (killed by SIGKILL), log: {logs / 'ps-1.log'}; the chief cannot go on "
         "without its variables",
-        "chief, servers and workers start again in 1 s (restart 2 of 10)",
+        "chief, servers and workers start again in N s (restart 2 of 10)",
     ]
     # What was lost with chief or server is at most one segment.
     resumed = [int(step) for step in re.findall(r"^continuing at step (\d+)$", out, re.MULTILINE)]
