@@ -26,6 +26,7 @@ from absl import flags
 from amstf.errors import AmstfError
 from benchmarks import killer
 from benchmarks.harness import Report, table
+from benchmarks.programs import run
 from launch import program
 from launch.run_directory import RunDirectory, read_rows
 
@@ -70,18 +71,6 @@ QUICK = Config(
     pause=(8.0, 14.0),
     calm_runs=1,
 )  # fmt: skip
-
-
-def run(*command: str) -> None:
-    """Runs a program of `launch`; what it says is shown only if it fails."""
-    print("$ python -m " + " ".join(command), flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", *command], capture_output=True, text=True, check=False
-    )
-    if done.returncode == program.EXIT_INTERRUPTED:
-        raise KeyboardInterrupt
-    if done.returncode:
-        raise AmstfError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
 
 
 def train(

@@ -35,7 +35,7 @@ import tensorflow as tf
 
 from amstf import Samples, SharedBatches, ops
 from amstf.data import parse_batch
-from amstf.data.samples_reader import SHUFFLE_BUFFER
+from amstf.data.samples_reader import SHUFFLE_BUFFER, split_labels
 from benchmarks import chief, click_shape, harness, sharing
 from benchmarks.click_shape import SPLIT, ClickShape
 from benchmarks.data_service import DataService
@@ -130,9 +130,7 @@ def inputs(
     label = samples.schema.labels[0]
 
     def parse(records: tf.Tensor) -> Any:
-        batch = parse_batch(records, (*samples.schema.inputs, label))
-        target = batch.pop(label.name)
-        return batch, target
+        return split_labels(parse_batch(records, (*samples.schema.inputs, label)), (label,))
 
     with strategy.scope():
         counter = tf.Variable(0, dtype=tf.int64, trainable=False)

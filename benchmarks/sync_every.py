@@ -14,13 +14,12 @@ import dataclasses
 import json
 import pathlib
 import statistics
-import subprocess
-import sys
 
 from absl import flags
 
-from amstf.errors import AmstfError, ConfigError
+from amstf.errors import ConfigError
 from benchmarks.harness import Report, table
+from benchmarks.programs import run
 from launch import program
 
 FLAGS = flags.FLAGS
@@ -54,18 +53,6 @@ class Config:
 
 
 QUICK = Config(seeds=1, flags=(*Config.flags, "--epochs=1"))
-
-
-def run(*command: str) -> None:
-    """Runs a program of `launch`; what it says is shown only if it fails."""
-    print("$ python -m " + " ".join(command), flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", *command], capture_output=True, text=True, check=False
-    )
-    if done.returncode == program.EXIT_INTERRUPTED:
-        raise KeyboardInterrupt
-    if done.returncode:
-        raise AmstfError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
 
 
 def prepare(runs: pathlib.Path) -> dict[str, pathlib.Path]:

@@ -46,7 +46,9 @@ def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
         raise ConfigError(f"{path} is of another model or version ({first})") from error
 
 
-def restore_newest(checkpoint: tf.train.Checkpoint, manager: tf.train.CheckpointManager) -> int:
+def restore_newest(
+    checkpoint: tf.train.Checkpoint, manager: tf.train.CheckpointManager
+) -> str | None:
     """Goes back to the newest checkpoint that is whole; warns of each that is not.
 
     Args:
@@ -54,7 +56,7 @@ def restore_newest(checkpoint: tf.train.Checkpoint, manager: tf.train.Checkpoint
         manager: Of the directory.
 
     Returns:
-        The step of the checkpoint; 0 if the directory has none.
+        Path of the checkpoint, see `step_of`; None if the directory has none.
 
     Raises:
         CheckpointError: If none of them is whole.
@@ -63,7 +65,7 @@ def restore_newest(checkpoint: tf.train.Checkpoint, manager: tf.train.Checkpoint
     for path in paths:
         try:
             restore(checkpoint, path)
-            return step_of(path)
+            return path
         except CheckpointError as error:
             if path != paths[-1]:
                 print(f"warning: {error}; using the one before", file=sys.stderr, flush=True)
@@ -72,7 +74,7 @@ def restore_newest(checkpoint: tf.train.Checkpoint, manager: tf.train.Checkpoint
                     f"{error}, and there is none before; remove {manager.directory} to train from "
                     "the start"
                 ) from error
-    return 0
+    return None
 
 
 def _paths(manager: tf.train.CheckpointManager) -> list[str]:

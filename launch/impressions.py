@@ -41,6 +41,18 @@ def count(model: keras.Model) -> tf.Variable:
     return seen
 
 
+def restore(seen: tf.Variable, path: str, otherwise: int) -> None:
+    """Reads the count from a checkpoint that was saved with it as `impressions`.
+
+    Args:
+        seen: What `count` returned.
+        path: Path of the checkpoint.
+        otherwise: The count if the checkpoint has none: runs of earlier versions do not.
+    """
+    seen.assign(otherwise)
+    tf.train.Checkpoint(impressions=seen).restore(path).expect_partial()
+
+
 def sentence(expected: int, trained: int) -> str:
     """Says how what was trained compares with whole passes."""
     if trained == expected:

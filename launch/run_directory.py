@@ -228,6 +228,8 @@ class RunDirectory:
         content = {**_ADDED, **read_json(self.config, "a run; python -m launch.train makes one")}
         names = {field.name for field in dataclasses.fields(RunConfig)}
         ams = content.get("ams")
+        if isinstance(ams, dict):
+            ams = {**dataclasses.asdict(AmsConfig()), **ams}
         ams_names = {field.name for field in dataclasses.fields(AmsConfig)}
         if not isinstance(ams, dict) or content.keys() != names or ams.keys() != ams_names:
             raise ConfigError(f"{self.config} is not the configuration of a run of this version")

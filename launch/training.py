@@ -140,16 +140,20 @@ class Training:
             self._impressions = impressions.count(self._model)
         self._validator = self._make_validator()
         self._score = evaluation.scorer(self._validator)
-        checkpoint = tf.train.Checkpoint(
-            model=self._model, optimizer=optimizer, impressions=self._impressions
-        )
+        weights = {"model": self._model, "optimizer": optimizer}
         self._newest = tf.train.CheckpointManager(
-            checkpoint, str(self.run.checkpoints), max_to_keep=KEPT_CHECKPOINTS
+            tf.train.Checkpoint(**weights, impressions=self._impressions),
+            str(self.run.checkpoints),
+            max_to_keep=KEPT_CHECKPOINTS,
         )
         self._best = tf.train.CheckpointManager(
             tf.train.Checkpoint(model=self._model), str(self.run.best), max_to_keep=1
         )
-        first_step = checkpoints.restore_newest(checkpoint, self._newest)
+        first_step = 0
+        if newest := checkpoints.restore_newest(tf.train.Checkpoint(**weights), self._newest):
+            first_step = checkpoints.step_of(newest)
+            expected = self._batches.samples_before(first_step)
+            impressions.restore(self._impressions, newest, otherwise=expected)
         self._history = History(self.run.history)
         self._workers = self._make_worker_watch()
         print(self._introduction(first_step), flush=True)

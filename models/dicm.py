@@ -13,7 +13,7 @@ from amstf.schema import Schema
 from models.aggregators import make_aggregator
 from models.din import Din
 from models.embedding_mlp import EmbeddingMlp
-from models.images import ImageInputs, images_of_config
+from models.images import ImageInputs
 from models.keras_names import PACKAGE
 from models.logistic_regression import LogisticRegression
 
@@ -151,20 +151,6 @@ class Dicm(ImageInputs, EmbeddingMlp):
             **self._image_config(),
             "aggregator": self.aggregator and keras.layers.serialize(self.aggregator),
         }
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None, **parts: Any
-    ) -> Dicm:
-        """Makes the model that `get_config` described, without its weights; opens its stores.
-
-        Args:
-            config: What `get_config` returned.
-            custom_objects: Classes of parts that are not registered with Keras.
-            **parts: Arguments that replace those of the configuration, as images elsewhere.
-        """
-        config = images_of_config(config, custom_objects, parts)
-        return super().from_config(config, custom_objects, **parts)
 
 
 def _base_network(base: str | type[EmbeddingMlp]) -> type[EmbeddingMlp]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import tensorflow as tf
 import tf_keras as keras
@@ -13,6 +13,7 @@ from amstf.layers import AmsEmbedding
 from amstf.schema import IMAGE, NO_ID, Field, Schema
 from amstf.store import ImageStore
 from models.blocks import image_tower
+from models.embedding_mlp import parts_of_config
 from models.id_embedding import one_per_sample, value_of
 
 
@@ -103,8 +104,22 @@ class ImageInputs:
             config["image_embedding"] = _serialized(layers)
         return config
 
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None, **parts: Any
+    ) -> Self:
+        """Makes the model that `get_config` described, without its weights; opens its stores.
 
-def images_of_config(
+        Args:
+            config: What `get_config` returned.
+            custom_objects: Classes of parts that are not registered with Keras.
+            **parts: Arguments that replace those of the configuration, as images elsewhere.
+        """
+        config = _images_of_config(config, custom_objects, parts)
+        return cls(**{**parts_of_config(config, custom_objects), **parts})
+
+
+def _images_of_config(
     config: dict[str, Any], custom_objects: dict[str, Any] | None, parts: dict[str, Any]
 ) -> dict[str, Any]:
     """Makes what `ImageInputs._image_config` described; opens the stores.

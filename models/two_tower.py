@@ -14,9 +14,9 @@ from amstf.export import CLICK_PROBABILITY, ServedPart
 from amstf.schema import SIDES, Field, Schema
 from models.aggregators import make_aggregator
 from models.blocks import Mlp
-from models.embedding_mlp import checked_labels, parts_of_config
+from models.embedding_mlp import checked_labels
 from models.id_embedding import IdEmbedding
-from models.images import ImageInputs, images_of_config
+from models.images import ImageInputs
 from models.keras_names import PACKAGE
 
 USER_SIDES = ("user", "context")
@@ -272,20 +272,6 @@ class TwoTower(ImageInputs, keras.Model):
             **self._image_config(),
             "aggregator": self.aggregator and keras.layers.serialize(self.aggregator),
         }
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None, **parts: Any
-    ) -> TwoTower:
-        """Makes the model that `get_config` described, without its weights; opens its stores.
-
-        Args:
-            config: What `get_config` returned.
-            custom_objects: Classes of parts that are not registered with Keras.
-            **parts: Arguments that replace those of the configuration, as images elsewhere.
-        """
-        config = images_of_config(config, custom_objects, parts)
-        return cls(**{**parts_of_config(config, custom_objects), **parts})
 
 
 def _tower(widths: Sequence[int], activation: str, dropout: float, name: str) -> keras.layers.Layer:

@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from amstf import ops
+from amstf.strategy.tracing import graph_among, tensors_of
 
 # Holds what a program has one of, such as the table of rounds: every cluster has this server.
 FIRST_SERVER = "/job:ps/replica:0/task:0/device:CPU:0"
@@ -53,12 +54,7 @@ class SyncRounds:
 
     def current(self) -> Round | None:
         """The round of the step that is being traced, if it is one."""
-        graph = tf.compat.v1.get_default_graph()
-        while graph is not None:
-            if graph in self._rounds:
-                return self._rounds[graph]
-            graph = getattr(graph, "outer_graph", None)
-        return None
+        return self._rounds.get(graph_among(self._rounds))
 
     def begin(self, batch: Any) -> tf.Tensor:
         """Takes part in the next round; what is traced for the step must wait for its result.
@@ -70,13 +66,8 @@ class SyncRounds:
         Returns:
             Number of the round, there once it has begun.
         """
-        tensors = [
-            tensor
-            for tensor in tf.nest.flatten(batch, expand_composites=True)
-            if isinstance(tensor, tf.Tensor)
-        ]
         worker = worker_index()
-        with tf.control_dependencies(tensors), tf.device(FIRST_SERVER):
+        with tf.control_dependencies(tensors_of(batch)), tf.device(FIRST_SERVER):
             current = Round(worker, *ops.enter_round(self._table(), worker))
         self._rounds[tf.compat.v1.get_default_graph()] = current
         return current.number

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from amstf import ops
 from amstf.strategy.rounds import FIRST_SERVER
+from amstf.strategy.tracing import graph_among, tensors_of
 
 
 class WorkerSteps:
@@ -52,12 +53,9 @@ class WorkerSteps:
 
     def note_update(self) -> None:
         """Says that the step that is being traced updates a variable."""
-        graph = tf.compat.v1.get_default_graph()
-        while graph is not None:
-            if graph in self._updates:
-                self._updates[graph] = True
-                return
-            graph = getattr(graph, "outer_graph", None)
+        graph = graph_among(self._updates)
+        if graph is not None:
+            self._updates[graph] = True
 
     def counts(self) -> np.ndarray:
         """Training steps of each worker, int64 [W]."""
@@ -68,13 +66,8 @@ class WorkerSteps:
         return self._latest.numpy()[:-1]
 
     def _count(self, results: Any) -> None:
-        tensors = [
-            tensor
-            for tensor in tf.nest.flatten(results, expand_composites=True)
-            if isinstance(tensor, tf.Tensor)
-        ]
         # The worker waits for the results, and the server for the worker's index: one message.
-        with tf.control_dependencies(tensors), tf.device(None):
+        with tf.control_dependencies(tensors_of(results)), tf.device(None):
             job, task = ops.task_location()
             worker = tf.where(tf.equal(job, "worker"), task, self._num_workers)
         with tf.device(FIRST_SERVER):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from amstf.errors import ConfigError
-from launch import checkpoints
+from launch import checkpoints, impressions
 
 
 @pytest.fixture
@@ -25,7 +25,8 @@ def made(tmp_path):
 def restore(directory, values):
     checkpoint = tf.train.Checkpoint(a=values[0], b=values[1])
     manager = tf.train.CheckpointManager(checkpoint, str(directory), max_to_keep=3)
-    step = checkpoints.restore_newest(checkpoint, manager)
+    path = checkpoints.restore_newest(checkpoint, manager)
+    step = 0 if path is None else checkpoints.step_of(path)
     assert {float(values[0][0]), float(values[0][-1]), float(values[1])} == {float(step)}
     return step
 
@@ -85,3 +86,15 @@ def test_another_model_is_named(made):
     checkpoint = tf.train.Checkpoint(a=values[0], c=tf.Variable(1.0))
     with pytest.raises(ConfigError, match="is of another model or version"):
         checkpoints.restore(checkpoint, f"{directory}/ckpt-30")
+
+
+def test_a_count_of_impressions_comes_back_or_is_what_it_should_be(made):
+    directory, _ = made
+    saved = tf.train.Checkpoint(impressions=tf.Variable(640, dtype=tf.int64)).save(
+        str(directory / "counted")
+    )
+    seen = tf.Variable(0, dtype=tf.int64)
+    impressions.restore(seen, saved, otherwise=600)
+    assert int(seen) == 640
+    impressions.restore(seen, str(directory / "ckpt-30"), otherwise=600)
+    assert int(seen) == 600
