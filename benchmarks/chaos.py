@@ -4,9 +4,11 @@
 
 Trains DICM with `python -m launch.train --cluster=3x2` on the synthetic data set: a few times in
 peace, then while every 20 to 40 seconds a worker, a server or the chief is killed (`kill -9`),
-whichever the seed says. With --epochs=2 a calm run took 3 minutes on 2 cores and the disturbed
-one 4; all passes should take eight times as long, which was not tried. Then: does it end by itself, was each impression trained once a pass, is
+whichever the seed says. Then: does it end by itself, was each impression trained once a pass, is
 the AUC on the test split that of the calm runs, and what does each kind of failure cost?
+
+With --epochs=2 a calm run took 3 minutes on 2 cores and the disturbed one 4; all passes should take
+eight times as long, which was not tried.
 
 What is in the cache is not done again, so the command continues after an interruption. The last
 line is one JSON object.
