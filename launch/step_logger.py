@@ -20,6 +20,7 @@ import tensorflow as tf
 import tf_keras as keras
 import tqdm
 
+from launch import fresh_thread
 from launch.run_directory import read_rows
 from launch.worker_watch import WorkerWatch
 
@@ -150,7 +151,7 @@ class StepLogger:
             self._poll()
         if self._bar is not None:
             self._bar.close()
-        self._writer.close()
+        fresh_thread.call(self._writer.close)
 
     @property
     def seconds(self) -> float:

@@ -33,6 +33,7 @@ from launch import (
     curves,
     evaluation,
     evaluation_log,
+    fresh_thread,
     impressions,
     native_logs,
 )
@@ -174,11 +175,17 @@ class Training:
             except _Stopped:
                 ended = "stopped early: the validation AUC had stopped rising"
             except KeyboardInterrupt:
-                kept = self._newest.save(checkpoint_number=self._logger.step())
-                self._write_report(INTERRUPTED)
+                kept = fresh_thread.call(self._keep_interrupted)
                 print(f"\ncheckpoint kept: {kept}; run the same command to continue", flush=True)
                 raise
         return self._write_report(ended)
+
+    def _keep_interrupted(self) -> str:
+        """Keeps a checkpoint and a report of a training that was interrupted; returns its path."""
+        assert self._logger is not None
+        kept = self._newest.save(checkpoint_number=self._logger.step())
+        self._write_report(INTERRUPTED)
+        return kept
 
     def _end_segment(self, step: int) -> None:
         """Keeps a checkpoint and validates; called when all steps of a segment have run."""
