@@ -52,7 +52,7 @@ class Config:
         calm_runs: Trainings in peace, each with another seed; their AUCs say what noise is.
     """
 
-    prepare: tuple[str, ...] = ("--impressions=800000", "--image_width=256")
+    prepare: tuple[str, ...] = ("--impressions=1600000", "--image_width=256")
     train: tuple[str, ...] = (
         "--model=dicm", "--epochs=16", "--validation=none", "--segment_steps=60",
     )  # fmt: skip

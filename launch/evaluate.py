@@ -9,8 +9,6 @@ in full, to RUN/evaluation-SPLIT.json. Of synthetic data the best reachable valu
 model of several labels has a table for each.
 """
 
-import dataclasses
-import functools
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -19,10 +17,10 @@ from absl import flags
 
 from amstf.errors import ConfigError
 from launch import program
-from launch.run_directory import RunDirectory, write_json
+from launch.run_directory import ALL, NEW, RunDirectory
 
 if TYPE_CHECKING:
-    from launch import evaluation
+    from launch import run_evaluation
 
 FLAGS = flags.FLAGS
 
@@ -39,90 +37,31 @@ flags.DEFINE_integer(
     lower_bound=0,
 )
 
-ALL = "all"
-NEW = "new items"
 _COLUMNS = ("AUC", "GAUC", "log loss", "calibration")
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """A run on the split that the flags name.
-
-    Attributes:
-        report: What is in RUN/evaluation-SPLIT.json.
-        predictions: What its metrics were computed from, those of the first label.
-    """
-
-    report: dict[str, Any]
-    predictions: "evaluation.Predictions"
-
-
-def evaluate(run: RunDirectory) -> Evaluation:
+def evaluate(run: RunDirectory) -> "run_evaluation.Evaluation":
     """Evaluates a run as the flags say and writes RUN/evaluation-SPLIT.json."""
-    import numpy as np
     import tqdm
 
-    from amstf.data import Samples
-    from launch import click_model, evaluation
+    from launch import run_evaluation
 
-    config = run.read_config()
-    samples = Samples.open(FLAGS.dataset or config.dataset)
-    total = samples.num_records(FLAGS.split)
-    model, _, _ = click_model.load_run(run, samples, FLAGS.checkpoint)
     with tqdm.tqdm(
-        total=total,
-        desc=str(run.path),
-        unit=" samples",
-        disable=not sys.stderr.isatty(),
-        leave=False,
+        desc=str(run.path), unit=" samples", disable=not sys.stderr.isatty(), leave=False
     ) as bar:
-        score = evaluation.scorer(model)
-        of_label = evaluation.predict_labels(score, samples, FLAGS.split, progress=bar.update)
-    first, *others = of_label
-    often: list[Any] = []
-    if of_label[first].items is not None:
-        counts = training_impressions(config.dataset)["items"]
-        often = [item for item, n in counts.items() if n > FLAGS.new_item_impressions]
 
-    def measure(label: str) -> dict[str, dict[str, Any]]:
-        predictions = of_label[label]
-        parts = {ALL: evaluation.measure(predictions)}
-        if predictions.items is not None:
-            parts[NEW] = evaluation.measure(predictions, ~np.isin(predictions.items, often))
-        return {name: metrics.to_json() for name, metrics in parts.items()}
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done)
 
-    report = {
-        "run": str(run.path),
-        "model": config.model,
-        "images": config.images,
-        "label": first,
-        "dataset": str(samples.directory),
-        "split": FLAGS.split,
-        "checkpoint": FLAGS.checkpoint,
-        "new_item_impressions": FLAGS.new_item_impressions,
-        "metrics": measure(first),
-        "other_labels": {label: measure(label) for label in others},
-        "best_reachable": samples.manifest.info.get("best_reachable", {}),
-    }
-    write_json(run.path / f"evaluation-{FLAGS.split}.json", report)
-    return Evaluation(report, of_label[first])
-
-
-@functools.cache
-def training_impressions(dataset: str) -> dict[str, "evaluation.Counts"]:
-    """Counts the impressions of "items" and users ("groups") in training, where there are such.
-
-    Reads the training split once, however many runs were trained on it.
-    """
-    from amstf.data import Samples
-    from launch import evaluation
-
-    samples = Samples.open(dataset)
-    schema = samples.schema
-    fields = {"items": schema.item, "groups": schema.group and schema.group.name}
-    fields = {name: field for name, field in fields.items() if field}
-    counts = evaluation.impression_counts(samples, "train", list(fields.values()))
-    return dict(zip(fields, counts, strict=True))
+        return run_evaluation.evaluate(
+            run,
+            FLAGS.split,
+            dataset=FLAGS.dataset,
+            checkpoint=FLAGS.checkpoint,
+            new_item_impressions=FLAGS.new_item_impressions,
+            progress=progress,
+        )
 
 
 def table(reports: list[dict[str, Any]]) -> str:

@@ -79,6 +79,11 @@ flags.DEFINE_integer(
     _DEFAULT.style_width,
     "synthetic: dimensions of style and taste; more of them are harder to learn.",
 )
+flags.DEFINE_integer(
+    "interests",
+    _DEFAULT.interests,
+    "synthetic: tastes of a user, the best of which counts; with several, attention is needed.",
+)
 
 
 def main(arguments: list[str]) -> int | None:

@@ -19,8 +19,8 @@ from amstf.atomic_file import write_atomically
 from launch import breakdown, curves
 from launch.breakdown import Bucket, ReliabilityBin
 from launch.curves import plt
-from launch.evaluate import ALL, NEW, Evaluation, training_impressions
-from launch.run_directory import RunDirectory, read_json
+from launch.run_directory import ALL, NEW, RunDirectory, read_json
+from launch.run_evaluation import Evaluation, training_impressions
 from launch.step_logger import History
 
 _BLUE, _ORANGE, _GREEN = "tab:blue", "tab:orange", "tab:green"

@@ -46,6 +46,9 @@ ALL_LABELS, FIRST_LABEL = LABELS = ("all", "first")
 CHIEF, EVALUATOR, NONE = VALIDATIONS = ("chief", "evaluator", "none")
 """Who validates: the chief between segments, an evaluator process, or nobody."""
 
+ALL, NEW = "all", "new items"
+"""Parts of a split that an evaluation measures: all impressions, and those of new items."""
+
 INTERRUPTED = "interrupted"
 """How the report says that a training ended which was not done."""
 

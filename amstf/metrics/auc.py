@@ -26,6 +26,8 @@ class GaucResult:
         users: Users that count: those with at least one click and one impression without.
         skipped_users: Users with one class only, for whom AUC has no meaning.
         skipped_impressions: Impressions of the skipped users.
+        mean_user_auc: The plain mean of the users' AUC, which counts a light user as much as a
+            heavy one; nan as `value`.
     """
 
     value: float
@@ -33,6 +35,7 @@ class GaucResult:
     users: int
     skipped_users: int
     skipped_impressions: int
+    mean_user_auc: float
 
 
 def auc(labels: Any, scores: Any) -> float:
@@ -78,12 +81,13 @@ def gauc(labels: Any, scores: Any, groups: Any) -> GaucResult:
 
     Example:
         >>> gauc([0, 1, 0, 1, 1], [0.1, 0.4, 0.8, 0.6, 0.5], ["a", "a", "b", "b", "c"])
-        GaucResult(value=0.5, impressions=4, users=2, skipped_users=1, skipped_impressions=1)
+        GaucResult(value=0.5, impressions=4, users=2, skipped_users=1, skipped_impressions=1,
+                    mean_user_auc=0.5)
     """
     labels, scores = _checked(labels, scores)
     groups = _checked_groups(groups, len(labels))
     if not len(labels):
-        return GaucResult(float("nan"), 0, 0, 0, 0)
+        return GaucResult(float("nan"), 0, 0, 0, 0, float("nan"))
     order = np.lexsort((scores, groups))
     labels, scores, groups = labels[order], scores[order], groups[order]
 
@@ -111,6 +115,7 @@ def gauc(labels: Any, scores: Any, groups: Any) -> GaucResult:
         users=len(sizes),
         skipped_users=len(group_sizes) - len(sizes),
         skipped_impressions=len(labels) - impressions,
+        mean_user_auc=float(group_auc.mean()) if len(sizes) else float("nan"),
     )
 
 

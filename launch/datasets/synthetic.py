@@ -8,6 +8,7 @@ variance before they are scaled by a strength:
     logit P(click) = bias + propensity(u)
                      + visible(z) + hidden(i)        quality, seen in the image | by the id only
                      + taste(w, z)                   needs the images (or very many clicks per id)
+                                                     the best of the user's interests, if several
                      + ids(brand, gender, category, age, hour)
 
 so IDs alone learn much about items with history, images more, and about new items only images and
@@ -57,6 +58,8 @@ class SyntheticConfig:
         visible_quality: Strength of the quality that the image shows.
         hidden_quality: Strength of the quality that only an item's history shows.
         taste: Strength of the match of taste and style.
+        interests: Tastes of a user; an item is liked as the one likes it that likes it best. With
+            several the mean of a user's behaviours says little, and attention is needed.
         id_effects: Strength of what brand, gender, category, age and hour add.
         image_noise: Standard deviation of the noise of a feature, where the signal has 1.
 
@@ -84,9 +87,12 @@ class SyntheticConfig:
     taste: float = 1.0
     id_effects: float = 0.3
     image_noise: float = 0.3
+    interests: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("users", "items", "impressions", "image_width", "behaviours", "style_width"):
+        for name in (
+            "users", "items", "impressions", "image_width", "behaviours", "style_width", "interests"
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("new_items", "new_item_impressions", "validation_share", "test_share"):
@@ -230,8 +236,7 @@ def generate(config: SyntheticConfig) -> SyntheticLog:
     style = np.sqrt(shared) * rng.normal(size=(CATEGORIES, width))[category]
     style += np.sqrt(1 - shared) * rng.normal(size=(items, width))
     # Tastes of one length: every user has one, so that behaviours are worth as much for each.
-    taste = rng.normal(size=(users, width))
-    taste /= np.linalg.norm(taste, axis=1, keepdims=True)
+    taste = _directions(rng, users, width)
     visible = _unit(np.tanh(style @ rng.normal(size=width)))
     propensity, hidden = rng.normal(size=users), rng.normal(size=items)
     gender_brand = rng.normal(size=(2, BRANDS))
@@ -260,7 +265,7 @@ def generate(config: SyntheticConfig) -> SyntheticLog:
         + config.propensity * propensity[user]
         + config.visible_quality * visible[item]
         + config.hidden_quality * hidden[item]
-        + config.taste * np.einsum("nk,nk->n", taste[user], style[item])
+        + config.taste * _match(config, taste, user, style[item])
         + config.id_effects * (ids + hour_effect[hour]) / np.sqrt(3)
     )
     probability = (1 / (1 + np.exp(-logit))).astype(np.float32)
@@ -278,6 +283,27 @@ def generate(config: SyntheticConfig) -> SyntheticLog:
         is_new=is_new,
         style=style.astype(np.float32),
     )
+
+
+def _directions(rng: np.random.Generator, count: int, width: int) -> np.ndarray:
+    """Returns vectors of length 1 in random directions, [count, width]."""
+    vectors = rng.normal(size=(count, width))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _match(
+    config: SyntheticConfig, taste: np.ndarray, user: np.ndarray, style: np.ndarray
+) -> np.ndarray:
+    """Returns how the styles [N, style_width] of the shown items match their users' tastes [N]."""
+    match = np.einsum("nk,nk->n", taste[user], style)
+    if config.interests == 1:
+        return match
+    # A generator of its own: data of one interest stay what they were.
+    rng = np.random.default_rng([config.seed, 2])
+    for _ in range(config.interests - 1):
+        another = _directions(rng, *taste.shape)
+        match = np.maximum(match, np.einsum("nk,nk->n", another[user], style))
+    return _unit(match)
 
 
 def image_features(config: SyntheticConfig, style: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

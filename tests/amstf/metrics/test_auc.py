@@ -22,7 +22,8 @@ def pairwise_auc(labels, scores):
 
 
 def pairwise_gauc(labels, scores, groups):
-    total = impressions = users = skipped_users = skipped = 0
+    total = impressions = skipped_users = skipped = 0
+    values = []
     for user in set(groups):
         rows = [i for i, g in enumerate(groups) if g == user]
         value = pairwise_auc([labels[i] for i in rows], [scores[i] for i in rows])
@@ -32,9 +33,10 @@ def pairwise_gauc(labels, scores, groups):
         else:
             total += len(rows) * value
             impressions += len(rows)
-            users += 1
+            values.append(value)
     mean = total / impressions if impressions else math.nan
-    return GaucResult(mean, impressions, users, skipped_users, skipped)
+    plain = sum(values) / len(values) if values else math.nan
+    return GaucResult(mean, impressions, len(values), skipped_users, skipped, plain)
 
 
 @pytest.mark.parametrize("distinct_scores", [1, 3, 1000])
@@ -53,6 +55,7 @@ def test_equals_the_comparison_of_every_pair(size, click_rate, num_users, distin
     np.testing.assert_allclose(got_auc, pairwise_auc(labels, scores), rtol=1e-12)
     want = pairwise_gauc(labels.tolist(), scores.tolist(), groups.tolist())
     np.testing.assert_allclose(got.value, want.value, rtol=1e-12)
+    np.testing.assert_allclose(got.mean_user_auc, want.mean_user_auc, rtol=1e-12)
     assert (got.impressions, got.users) == (want.impressions, want.users)
     assert (got.skipped_users, got.skipped_impressions) == (
         want.skipped_users,
@@ -63,7 +66,9 @@ def test_equals_the_comparison_of_every_pair(size, click_rate, num_users, distin
 def test_by_hand():
     # u: 3 impressions, one of two pairs won -> 1/2.  v: 2 impressions, won -> 1.  w: no click.
     result = gauc([1, 0, 0, 1, 0, 0], [0.5, 0.1, 0.9, 0.3, 0.2, 0.7], list("uuuvvw"))
-    assert result == GaucResult(pytest.approx((3 * 0.5 + 2 * 1) / 5), 5, 2, 1, 1)
+    assert result == GaucResult(
+        pytest.approx((3 * 0.5 + 2 * 1) / 5), 5, 2, 1, 1, pytest.approx((0.5 + 1) / 2)
+    )
 
 
 def test_extremes():

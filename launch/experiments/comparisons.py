@@ -1,0 +1,85 @@
+"""The experiments: tables and figures of the DICM paper (arXiv 1711.06505), and what led to them.
+
+An experiment is a few variants of a run; copy one to make another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from launch.experiments.data import FIRST_HALF, SECOND_HALF
+from launch.experiments.plan import IDS, IMAGES, Experiment, Variant
+
+_IDS = Variant({"model": "embedding_mlp"}, family=IDS)
+_CLICKS = ("synthetic", "movielens")
+_ALL = (*_CLICKS, "tiktok-new", "tiktok-known")
+
+
+def _dicm(aggregator: str = "multi_query", **changes: object) -> Variant:
+    return Variant({"model": "dicm", "aggregator": aggregator, **changes})
+
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "images": Experiment(
+        title="Which images help (Table 3)",
+        variants={
+            "ids": _IDS,
+            "ad image": _dicm("sum", images="ad"),
+            "behaviour images": _dicm("sum", images="behaviours"),
+            "joint": _dicm(),
+        },
+        baseline="ids",
+        data=_ALL,
+    ),
+    "aggregators": Experiment(
+        title="How the images of behaviours are aggregated (Table 4)",
+        variants={
+            "no behaviours": _dicm("sum", images="ad"),
+            **{name: _dicm(name) for name in ("concat", "max", "sum", "attentive", "multi_query")},
+        },
+        baseline="no behaviours",
+        data=_ALL,
+    ),
+    "base_networks": Experiment(
+        title="Base networks without and with images (Figure 5)",
+        variants={
+            f"{model}{with_images}": Variant(
+                {
+                    "model": model,
+                    **({"images": "both", "aggregator": "sum"} if with_images else {}),
+                },
+                family=IMAGES if with_images else IDS,
+            )
+            for model in ("lr", "embedding_mlp", "din")
+            for with_images in ("", " + images")
+        },
+        baseline="embedding_mlp",
+        data=_CLICKS,
+    ),
+    "warm_up": Experiment(
+        title="Starting from the model of earlier data (Table 5)",
+        variants={
+            "earlier half": Variant(_dicm().changes, part=FIRST_HALF, is_shown=False),
+            "none": Variant(_dicm().changes, part=SECOND_HALF),
+            **{
+                mode: Variant(
+                    {**_dicm().changes, "warm_start_mode": mode},
+                    after="earlier half",
+                    part=SECOND_HALF,
+                )
+                for mode in ("partial", "full")
+            },
+        },
+        baseline="none",
+        data=_CLICKS,
+    ),
+    "prerank": Experiment(
+        title="Pre-ranking with two towers (Table 8)",
+        variants={
+            "two towers": Variant({"model": "prerank"}, family=IDS),
+            "two towers + images": Variant({"model": "prerank", "images": "both"}),
+        },
+        baseline="two towers",
+        data=_CLICKS,
+    ),
+}

@@ -1,0 +1,139 @@
+"""The data sets of the experiments: how they are made, and the settings that were tuned on each."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from amstf.errors import AmstfError, ConfigError
+from launch.experiments.plan import AUC, GAUC, IDS, IMAGES, NEW_AUC, USER_AUC, Metric
+
+FIRST_HALF, SECOND_HALF = PARTS = ("first", "second")
+"""Halves of the training split in time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set.
+
+    Attributes:
+        title: In a few words.
+        prepare: Kind and flags of `launch.prepare`; "{shared}" stands for the directory of data
+            that the project may not ship, "{seed}" for the seed of a run.
+        metrics: What tables show.
+        settings: Attributes of `RunConfig` by family, which tuning found.
+        new_item_impressions: An item counts as new if training showed it at most so often.
+        segment_steps: Steps between validations.
+        has_halves: Whether the training split can be cut in two halves in time.
+    """
+
+    title: str
+    prepare: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    settings: Mapping[str, Mapping[str, Any]]
+    new_item_impressions: int = 0
+    segment_steps: int | None = None
+    has_halves: bool = False
+
+    @property
+    def needs_shared(self) -> bool:
+        """Whether it is made of data that the project may not ship."""
+        return any("{shared}" in flag for flag in self.prepare)
+
+    @property
+    def is_per_seed(self) -> bool:
+        """Whether each seed has data of its own."""
+        return any("{seed}" in flag for flag in self.prepare)
+
+    def directory(self, runs: pathlib.Path, name: str, seed: int, part: str) -> pathlib.Path:
+        """Returns where the data set of a run lies."""
+        words = [name, *([str(seed)] if self.is_per_seed else []), *([part] if part else [])]
+        return runs / "data" / "-".join(words)
+
+    def flags(self, shared: pathlib.Path | None, seed: int, part: str) -> list[str]:
+        """Returns kind and flags of `launch.prepare`."""
+        flags = [flag.format(shared=shared, seed=seed) for flag in self.prepare]
+        return [*flags, f"--train_half={part}"] if part else flags
+
+
+_COMMON: Mapping[str, Any] = {"epochs": 20, "patience": 6, "batch_size": 1024}
+_BOTH = (IDS, IMAGES)
+
+DATA: Mapping[str, Data] = {
+    "synthetic": Data(
+        title="synthetic clicks in which images carry taste; the best reachable AUC is known",
+        prepare=("synthetic",),
+        metrics=(AUC, GAUC, NEW_AUC),
+        settings={family: {**_COMMON, "learning_rate": 0.003} for family in _BOTH},
+        segment_steps=50,
+        has_halves=True,
+    ),
+    "movielens": Data(
+        title="MovieLens-100k with posters; a rating of 4 or 5 is a click",
+        prepare=(
+            "movielens",
+            "--ratings={shared}/movielens",
+            "--features={shared}/movielens/features_efficientnet_lite0_tfnorm.h5",
+            "--only_with_image",
+        ),
+        metrics=(AUC, GAUC, NEW_AUC),
+        settings={
+            family: {**_COMMON, "learning_rate": 0.003, "dropout": 0.3, "tower_dropout": 0.3}
+            for family in _BOTH
+        },
+        new_item_impressions=5,
+        segment_steps=20,
+        has_halves=True,
+    ),
+    "tiktok-new": Data(
+        title="TikTok, items of the test are new",
+        prepare=("tiktok", "--source={shared}/tiktok", "--split=new_items", "--seed={seed}"),
+        metrics=(AUC, USER_AUC),
+        settings={family: {**_COMMON, "learning_rate": 0.001} for family in _BOTH},
+    ),
+    "tiktok-known": Data(
+        title="TikTok, items of the test are known",
+        prepare=("tiktok", "--source={shared}/tiktok", "--split=known_items", "--seed={seed}"),
+        metrics=(AUC, USER_AUC),
+        settings={family: {**_COMMON, "learning_rate": 0.001} for family in _BOTH},
+    ),
+}
+
+
+def prepare(
+    name: str, runs: pathlib.Path, shared: pathlib.Path | None, seed: int, part: str
+) -> pathlib.Path:
+    """Makes the data set of a run if it is not there, and returns where it lies.
+
+    Args:
+        name: Key of `DATA`.
+        runs: Directory for data and runs.
+        shared: Directory of data that the project may not ship, or None.
+        seed: Of the run.
+        part: Half of the training split, or "".
+
+    Raises:
+        ConfigError: If `shared` is needed and not given.
+        AmstfError: If `launch.prepare` fails; with what it said.
+    """
+    data = DATA[name]
+    directory = data.directory(runs, name, seed, part)
+    if directory.exists():
+        return directory
+    if data.needs_shared and shared is None:
+        raise ConfigError(
+            f"--data={name} needs --shared=DIR, the directory with data that this project may not "
+            "ship (movielens/, tiktok/); --data=synthetic needs nothing"
+        )
+    command = ["launch.prepare", *data.flags(shared, seed, part), f"--out={directory}"]
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise AmstfError(f"python -m {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return directory

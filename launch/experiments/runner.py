@@ -1,0 +1,230 @@
+"""Runs what has no result yet, several runs at a time, and keeps each result at once."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import concurrent.futures.process
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import tqdm
+
+from amstf.data import Samples
+from amstf.errors import AmstfError, ConfigError
+from launch.experiments import data as data_sets
+from launch.experiments import one_run
+from launch.experiments.plan import Experiment
+from launch.experiments.results import Results
+from launch.run_directory import RunConfig
+
+# What no settings say: the defaults of launch.train.
+_DEFAULTS: dict[str, Any] = {
+    "hidden": (128, 64),
+    "dropout": 0.0,
+    "tower": (256, 64, 12),
+    "tower_dropout": 0.0,
+    "aggregator": "sum",
+    "missing": "error",
+    "labels": "first",
+    "patience": 0,
+}
+_PLACES = ("dataset", "warm_start")  # Attributes that hold paths, which do not change a result.
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """An experiment on a data set, with its seeds and places.
+
+    Attributes:
+        name: Of the experiment.
+        experiment: What to compare.
+        data: Name of the data set.
+        seeds: Of each variant.
+        runs: Directory for data and runs.
+        shared: Directory of data that the project may not ship, or None.
+        measures_test: Whether the test split is measured; tuning does without.
+    """
+
+    name: str
+    experiment: Experiment
+    data: str
+    seeds: range
+    runs: pathlib.Path
+    shared: pathlib.Path | None
+    measures_test: bool = True
+
+    def run_path(self, variant: str, seed: int) -> pathlib.Path:
+        """Returns where a run lies."""
+        words = "".join(c if c.isalnum() or c in ".=-" else "_" for c in variant)
+        return self.runs / f"{self.name}-{self.data}" / f"{words}-{seed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    variant: str
+    seed: int
+    part: str
+    after: tuple[str, int] | None
+    digest: str
+    command: str
+    job: one_run.Job
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.variant, self.seed
+
+
+def run_missing(plan: Plan, results: Results, parallel: int) -> int:
+    """Trains and measures what has no result yet.
+
+    Args:
+        plan: What is wanted.
+        results: What is done, and where to keep the rest.
+        parallel: Runs at a time.
+
+    Returns:
+        The number of runs that were done.
+
+    Raises:
+        AmstfError: If a run fails; what others brought is kept.
+        KeyboardInterrupt: The same command goes on.
+    """
+    tasks = {task.key: task for task in _tasks(plan)}
+    missing = {
+        key: task for key, task in tasks.items() if not results.has(*key, digest=task.digest)
+    }
+    # What a missing run starts from is needed as a checkpoint, not only as a result.
+    for task in list(missing.values()):
+        if task.after and not (tasks[task.after].job.run / "best").exists():
+            missing[task.after] = tasks[task.after]
+    if not missing:
+        return 0
+    for task in missing.values():
+        data_sets.prepare(plan.data, plan.runs, plan.shared, task.seed, task.part)
+    threads = max(1, len(os.sched_getaffinity(0)) // parallel)
+    with (
+        tqdm.tqdm(total=len(missing), desc=f"{plan.name}, {plan.data}", unit=" runs") as bar,
+        concurrent.futures.ProcessPoolExecutor(
+            parallel,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=one_run.prepare_process,
+            initargs=(threads,),
+        ) as pool,
+    ):
+        try:
+            for task, measures in _done(pool, missing):
+                results.keep(
+                    {
+                        "variant": task.variant,
+                        "seed": task.seed,
+                        "digest": task.digest,
+                        "command": task.command,
+                        "measures": measures,
+                    }
+                )
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return len(missing)
+
+
+def facts_of(plan: Plan) -> dict[str, Any]:
+    """Returns what the data set says of itself that tables show: the best reachable metrics."""
+    data = data_sets.DATA[plan.data]
+    if data.is_per_seed:
+        return {}
+    directory = data_sets.prepare(plan.data, plan.runs, plan.shared, plan.seeds.start, "")
+    best = Samples.open(directory).manifest.info.get("best_reachable")
+    return {"best_reachable": best} if best else {}
+
+
+def _done(
+    pool: concurrent.futures.Executor, tasks: dict[tuple[str, int], _Task]
+) -> Iterator[tuple[_Task, dict[str, Any]]]:
+    """Yields tasks with their measures as they are done, none before the one it starts from."""
+    waiting, under_way, done = dict(tasks), {}, set()
+    while waiting or under_way:
+        for key, task in list(waiting.items()):
+            if task.after in done or task.after not in tasks:
+                under_way[pool.submit(one_run.execute, waiting.pop(key).job)] = task
+        first, _ = concurrent.futures.wait(
+            under_way, return_when=concurrent.futures.FIRST_COMPLETED
+        )
+        for future in first:
+            task = under_way.pop(future)
+            try:
+                measures = future.result()
+            except AmstfError as error:
+                raise AmstfError(f"{task.variant}, seed {task.seed}: {error}") from error
+            except concurrent.futures.process.BrokenProcessPool as error:
+                raise AmstfError(
+                    f"{task.variant}, seed {task.seed}: its process was killed, perhaps for "
+                    "memory; the same command goes on, and needs less with --parallel=1"
+                ) from error
+            done.add(task.key)
+            yield task, measures
+
+
+def _tasks(plan: Plan) -> Iterator[_Task]:
+    data = data_sets.DATA[plan.data]
+    variants = plan.experiment.variants
+    followed = {variant.after for variant in variants.values()}
+    for name, variant in variants.items():
+        if variant.part and not data.has_halves:
+            raise ConfigError(f"--data={plan.data} has no halves in time, which {plan.name} needs")
+        for seed in plan.seeds:
+            places = {"dataset": str(data.directory(plan.runs, plan.data, seed, variant.part))}
+            if variant.after:
+                places["warm_start"] = str(plan.run_path(variant.after, seed))
+            config = RunConfig(
+                **{**_DEFAULTS, **data.settings[variant.family], **variant.changes, **places},
+                seed=seed,
+            )
+            job = one_run.Job(
+                config=config,
+                run=plan.run_path(name, seed),
+                segment_steps=data.segment_steps,
+                new_item_impressions=data.new_item_impressions,
+                measures_test=plan.measures_test,
+                is_kept=name in followed,
+            )
+            made_with = data.flags(None, seed, variant.part)
+            yield _Task(
+                variant=name,
+                seed=seed,
+                part=variant.part,
+                after=(variant.after, seed) if variant.after else None,
+                digest=_digest(job, made_with),
+                command=_command(job),
+                job=job,
+            )
+
+
+def _digest(job: one_run.Job, made_with: list[str]) -> str:
+    """Returns what changes whenever something changes that a result depends on."""
+    config = {k: v for k, v in dataclasses.asdict(job.config).items() if k not in _PLACES}
+    facts = [config, made_with, job.segment_steps, job.new_item_impressions, job.measures_test]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _command(job: one_run.Job) -> str:
+    """Returns the command line that trains the same by hand."""
+    words = ["python -m launch.train", f"--dataset={pathlib.Path(job.config.dataset).name}"]
+    fields = {field.name: field for field in dataclasses.fields(RunConfig)}
+    for name, value in dataclasses.asdict(job.config).items():
+        default = _DEFAULTS.get(name, fields[name].default)
+        if name in ("dataset", "ams", "image_width") or (value == default and name != "seed"):
+            continue
+        if name == "warm_start":
+            value = pathlib.Path(value).name
+        words.append(f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}")
+    if job.segment_steps:
+        words.append(f"--segment_steps={job.segment_steps}")
+    return " ".join([*words, f"--out={job.run.name}"])
