@@ -299,7 +299,7 @@ def _match(
     if config.interests == 1:
         return match
     # A generator of its own: data of one interest stay what they were.
-    rng = np.random.default_rng([config.seed, 2])
+    rng = np.random.default_rng([config.seed, 3])
     for _ in range(config.interests - 1):
         another = _directions(rng, *taste.shape)
         match = np.maximum(match, np.einsum("nk,nk->n", another[user], style))
