@@ -26,7 +26,7 @@ from amstf.data import Samples
 from amstf.errors import ConfigError
 from amstf.store import ImageStore
 from launch import program
-from launch.datasets import movielens, synthetic, tiktok
+from launch.datasets import feature_map, movielens, synthetic, tiktok
 from launch.datasets.new_dataset import new_dataset
 
 FLAGS = flags.FLAGS
@@ -43,6 +43,18 @@ flags.DEFINE_enum(
     None,
     ["float16", "float32"],
     "Stored type of the images' features; if not given float16 for synthetic, float32 for others.",
+)
+flags.DEFINE_bool(
+    "standardise",
+    False,
+    "Whether each feature gets mean 0 and variance 1 over the images that training shows.",
+)
+flags.DEFINE_integer(
+    "pca",
+    0,
+    "Store this many principal components of the features instead, of the images that training "
+    "shows; 0: the features.",
+    lower_bound=0,
 )
 flags.DEFINE_string("ratings", None, "movielens: directory with u.data, u.user and u.item.")
 flags.DEFINE_string(
@@ -67,9 +79,7 @@ flags.DEFINE_integer("items", _DEFAULT.items, "synthetic: number of items, one i
 flags.DEFINE_integer(
     "impressions", _DEFAULT.impressions, "synthetic: samples of all splits together."
 )
-flags.DEFINE_integer(
-    "seed", _DEFAULT.seed, "synthetic, tiktok: the same seed makes the same data."
-)
+flags.DEFINE_integer("seed", _DEFAULT.seed, "synthetic, tiktok: the same seed makes the same data.")
 flags.DEFINE_integer(
     "image_width",
     _DEFAULT.image_width,
@@ -111,6 +121,8 @@ def main(arguments: list[str]) -> int | None:
         )
     with new_dataset(FLAGS.out, overwrite=FLAGS.overwrite) as directory:
         _PREPARE[arguments[0]](directory)
+        if FLAGS.standardise or FLAGS.pca:
+            feature_map.apply(directory, standardise=FLAGS.standardise, pca=FLAGS.pca)
     print(summary(FLAGS.out))
     return None
 

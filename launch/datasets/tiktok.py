@@ -130,17 +130,17 @@ def prepare(
         set_image_store(directory, path.name, name)
 
     schema = make_schema(config, log)
-    counts = {}
+    counts = dict.fromkeys(SPLITS, 0)
     for index, name in enumerate(SPLITS):
         if not (split == index).any():
             continue
         with SampleWriter(directory, schema, name, num_shards) as writer:
             total = int((split == index).sum()) * (1 + NEGATIVES)
             with tqdm(None, name, total, disable=None, unit_scale=True) as progress:
-                for count, sample in enumerate(make_samples(config, log, split, index), 1):
+                for sample in make_samples(config, log, split, index):
                     writer.write(sample)
                     progress.update()
-        counts[name] = count
+                    counts[name] += 1
     add_info(
         directory,
         source="TikTok (ICME 2019 challenge, MMSSL's sub-sample)",
