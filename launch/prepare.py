@@ -86,6 +86,12 @@ flags.DEFINE_integer(
     "synthetic: features per image (the VGG16 features of the DICM paper have 4096).",
 )
 flags.DEFINE_integer(
+    "text_width",
+    _DEFAULT.text_width,
+    "synthetic: features of an item's title, a second store that shows what the image does not; 0: "
+    "items have no titles.",
+)
+flags.DEFINE_integer(
     "behaviours",
     None,
     f"Most earlier clicks that a sample holds; if not given {_DEFAULT.behaviours} for synthetic, "
@@ -138,9 +144,14 @@ def summary(directory: str) -> str:
         records = samples.num_records(split)
         rate = _click_rate(samples, split)
         lines.append(f"  {split:<12}{records:>10,}{rate:>9.1%}")
+    lines.append("")
     for name in samples.manifest.images:
         store = ImageStore.open(samples.image_store_path(name))
-        lines += ["", f"  {name}: {len(store):,} of {store.width} features, {store.dtype}"]
+        line = f"  {name}: {len(store):,} of {store.width} features, {store.dtype}"
+        if store.attributes.get("pca_width"):
+            share, raw = store.attributes["explained_variance"], store.attributes["raw_width"]
+            line += f" (components of {raw}, {share:.0%} of the variance)"
+        lines.append(line)
     best = info.get("best_reachable", {})
     for part in (name for name in best if name.startswith("test")):
         measures = [f"{m.upper()} {best[part][m]:.4f}" for m in ("auc", "gauc") if m in best[part]]
