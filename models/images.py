@@ -216,9 +216,7 @@ def _names(fields: Sequence[Field]) -> str | list[str] | Literal[False]:
     return names if len(names) > 1 else next(iter(names), False)
 
 
-def _choose(
-    schema: Schema, wanted: FieldNames, side: str, is_list: bool
-) -> tuple[Field, ...]:
+def _choose(schema: Schema, wanted: FieldNames, side: str, is_list: bool) -> tuple[Field, ...]:
     """Returns the image fields of these names, or all of that side, in the schema's order."""
     argument = "behaviour_images" if is_list else "ad_image"
     if wanted is False:
@@ -252,13 +250,20 @@ def _ams_embeddings(
     if embedding_model is None:
         embedding_model = image_tower
     if callable(embedding_model) and not isinstance(embedding_model, keras.layers.Layer):
-        widths = {images[store].width for store in stores}
-        if len(stores) == 1 or (is_one_kind and len(widths) == 1):
+        same_width = len({images[store].width for store in stores}) == 1
+        if len(stores) == 1 or (is_one_kind and same_width):
             # Images of one kind mean the same wherever they are kept.
             embedding_model = embedding_model(name="image_tower")
         else:
             embedding_model = {s: embedding_model(name=f"image_tower_{s}") for s in stores}
     models = _by_store("embedding_model", embedding_model, stores)
+    widths = {store: images[store].width for store in stores}
+    if len(set(widths.values())) > 1 and not isinstance(embedding_model, Mapping):
+        held = ", ".join(f"{store} {width}" for store, width in widths.items())
+        raise ConfigError(
+            f"embedding_model is one model and the stores differ in features an image ({held}); "
+            "give a dict of store name -> model, or a function as models.image_tower"
+        )
     unknown = [store for store in servers if store not in stores]
     if unknown:
         raise ConfigError(

@@ -13,8 +13,8 @@ variance before they are scaled by a strength:
 so IDs alone learn much about items with history, images more, and about new items only images and
 the few shared IDs (category, brand) say anything. The true probability is stored with each sample.
 
-With `text_width` items have titles too, and a second store holds vectors of them: they show hidden(i)
-and one dimension of z. Nothing else changes.
+With `text_width` items have titles too, and a second store holds vectors of them: they show
+hidden(i) and one dimension of z. Nothing else changes.
 """
 
 from __future__ import annotations
