@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -45,6 +47,12 @@ def open_stores(samples: Samples) -> dict[str, ImageStore]:
 def open_stores_of(config: RunConfig, samples: Samples) -> dict[str, ImageStore]:
     """Opens the image stores of a data set if the model sees images."""
     return {} if config.images == NO_IMAGES else open_stores(samples)
+
+
+def image_width(stores: Mapping[str, ImageStore]) -> int | dict[str, int]:
+    """Returns `RunConfig.image_width` of these stores."""
+    widths = {name: store.width for name, store in stores.items()}
+    return widths if len(set(widths.values())) > 1 else max(widths.values(), default=0)
 
 
 def labels_of(config: RunConfig, schema: Schema) -> list[str]:
@@ -96,15 +104,20 @@ def _image_arguments(
                 f"images is {images!r}, and the data set's schema has no {what} of side {side!r}"
             )
     for name, store in stores.items():
-        if config.image_width not in (0, store.width):
+        wanted = config.image_width
+        if isinstance(wanted, dict):
+            wanted = wanted.get(name, 0)
+        if wanted not in (0, store.width):
             raise ConfigError(
-                f"the model takes {config.image_width} features an image, but the image store "
+                f"the model takes {wanted} features an image, but the image store "
                 f"{name!r} ({store.paths[0]}) holds {store.width}; use the features that the run "
                 "was trained on"
             )
     return {
         "images": stores,
-        "embedding_model": image_tower(config.tower, dropout=config.tower_dropout),
+        "embedding_model": functools.partial(
+            image_tower, config.tower, dropout=config.tower_dropout
+        ),
         "aggregator": config.aggregator,
         "missing": config.missing,
         "ad_image": False if config.images == BEHAVIOUR_IMAGES else None,

@@ -87,11 +87,12 @@ def summary(
     path = pathlib.Path(out).absolute()
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     lines = [f"{out}: SavedModel of stock TensorFlow ops, {size / 1e6:,.1f} MB", ""]
-    lines.append(f"  {'signature':<18}{'inputs':<42}output")
+    wide = max(18, *(len(name) + 2 for name in description["signatures"]))
+    lines.append(f"  {'signature':<{wide}}{'inputs':<42}output")
     for name, signature in description["signatures"].items():
         inputs = ", ".join(signature["inputs"])
         inputs = inputs if len(inputs) <= 40 else f"{len(signature['inputs'])} fields by name"
-        lines.append(f"  {name:<18}{inputs:<42}{', '.join(signature['outputs'])}")
+        lines.append(f"  {name:<{wide}}{inputs:<42}{', '.join(signature['outputs'])}")
     lines.append("")
     for store, images in description["images"].items():
         lines.append(

@@ -2,6 +2,7 @@
 
     python -m launch.prepare synthetic --out=DATASET
     python -m launch.prepare movielens --ratings=DIR --features=FILE.h5 --out=DATASET
+    python -m launch.prepare tiktok --source=DIR --split=new_items --out=DATASET
 
 synthetic   Clicks from a known click model in which images carry taste. Items that appear only in
             the test show how a model does without history. Every sample holds its true click
@@ -9,6 +10,9 @@ synthetic   Clicks from a known click model in which images carry taste. Items t
 movielens   MovieLens-100k: a rating of 4 or 5 is a click, the movie's poster the image, the movies
             that the user rated so before are the behaviours. The last 20 % of each user's ratings
             are the test, the 10 % before them the validation.
+tiktok      Interactions with videos of which vectors of what is seen and heard are known; each is a
+            click, and comes with 4 impressions without one that are drawn by popularity. The test
+            shows either items that training does not, or a random part of all interactions.
 
 The directory appears when all is done; a run that fails or is stopped leaves nothing under --out.
 """
@@ -22,11 +26,11 @@ from amstf.data import Samples
 from amstf.errors import ConfigError
 from amstf.store import ImageStore
 from launch import program
-from launch.datasets import movielens, synthetic
+from launch.datasets import feature_map, movielens, synthetic, tiktok
 from launch.datasets.new_dataset import new_dataset
 
 FLAGS = flags.FLAGS
-KINDS = ("synthetic", "movielens")
+KINDS = ("synthetic", "movielens", "tiktok")
 _DEFAULT = synthetic.SyntheticConfig()
 
 flags.DEFINE_string("out", None, "Directory of the data set to make.", required=True)
@@ -40,6 +44,18 @@ flags.DEFINE_enum(
     ["float16", "float32"],
     "Stored type of the images' features; if not given float16 for synthetic, float32 for others.",
 )
+flags.DEFINE_bool(
+    "standardise",
+    False,
+    "Whether each feature gets mean 0 and variance 1 over the images that training shows.",
+)
+flags.DEFINE_integer(
+    "pca",
+    0,
+    "Store this many principal components of the features instead, of the images that training "
+    "shows; 0: the features.",
+    lower_bound=0,
+)
 flags.DEFINE_string("ratings", None, "movielens: directory with u.data, u.user and u.item.")
 flags.DEFINE_string(
     "features", None, "movielens: HDF5 file with `ids` (movie ids) and `features` [n, F]."
@@ -47,19 +63,39 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
     "only_with_image", False, "movielens: whether to leave out movies that have no features."
 )
+flags.DEFINE_string("source", None, f"tiktok: directory with {tiktok.FILE}.")
+flags.DEFINE_enum(
+    "split",
+    tiktok.NEW_ITEMS,
+    tiktok.SPLIT_KINDS,
+    "tiktok: new_items: 20 % of the items are in the test only, 10 % in the validation only. "
+    "known_items: interactions are split at random, 70/10/20.",
+)
+flags.DEFINE_list(
+    "modalities", ["visual"], f"tiktok: feature stores to write: {','.join(tiktok.MODALITIES)}."
+)
 flags.DEFINE_integer("users", _DEFAULT.users, "synthetic: number of users.")
 flags.DEFINE_integer("items", _DEFAULT.items, "synthetic: number of items, one image each.")
 flags.DEFINE_integer(
     "impressions", _DEFAULT.impressions, "synthetic: samples of all splits together."
 )
-flags.DEFINE_integer("seed", _DEFAULT.seed, "synthetic: the same seed makes the same data.")
+flags.DEFINE_integer("seed", _DEFAULT.seed, "synthetic, tiktok: the same seed makes the same data.")
 flags.DEFINE_integer(
     "image_width",
     _DEFAULT.image_width,
     "synthetic: features per image (the VGG16 features of the DICM paper have 4096).",
 )
 flags.DEFINE_integer(
-    "behaviours", _DEFAULT.behaviours, "synthetic: most earlier clicks that a sample holds."
+    "text_width",
+    _DEFAULT.text_width,
+    "synthetic: features of an item's title, a second store that shows what the image does not; 0: "
+    "items have no titles.",
+)
+flags.DEFINE_integer(
+    "behaviours",
+    None,
+    f"Most earlier clicks that a sample holds; if not given {_DEFAULT.behaviours} for synthetic, "
+    f"{tiktok.TiktokConfig.behaviours} for tiktok.",
 )
 flags.DEFINE_float(
     "new_items", _DEFAULT.new_items, "synthetic: share of the items that only the test shows."
@@ -95,10 +131,9 @@ def main(arguments: list[str]) -> int | None:
             f"For example: {program.command_name()} synthetic --out=DATASET"
         )
     with new_dataset(FLAGS.out, overwrite=FLAGS.overwrite) as directory:
-        if arguments[0] == "synthetic":
-            _synthetic(directory)
-        else:
-            _movielens(directory)
+        _PREPARE[arguments[0]](directory)
+        if FLAGS.standardise or FLAGS.pca:
+            feature_map.apply(directory, standardise=FLAGS.standardise, pca=FLAGS.pca)
     print(summary(FLAGS.out))
     return None
 
@@ -114,9 +149,14 @@ def summary(directory: str) -> str:
         records = samples.num_records(split)
         rate = _click_rate(samples, split)
         lines.append(f"  {split:<12}{records:>10,}{rate:>9.1%}")
+    lines.append("")
     for name in samples.manifest.images:
         store = ImageStore.open(samples.image_store_path(name))
-        lines += ["", f"  {name}: {len(store):,} of {store.width} features, {store.dtype}"]
+        line = f"  {name}: {len(store):,} of {store.width} features, {store.dtype}"
+        if store.attributes.get("pca_width"):
+            share, raw = store.attributes["explained_variance"], store.attributes["raw_width"]
+            line += f" (components of {raw}, {share:.0%} of the variance)"
+        lines.append(line)
     best = info.get("best_reachable", {})
     for part in (name for name in best if name.startswith("test")):
         measures = [f"{m.upper()} {best[part][m]:.4f}" for m in ("auc", "gauc") if m in best[part]]
@@ -130,7 +170,8 @@ def summary(directory: str) -> str:
 
 def _synthetic(directory: pathlib.Path) -> None:
     names = {field.name for field in dataclasses.fields(synthetic.SyntheticConfig)}
-    config = synthetic.SyntheticConfig(**{n: FLAGS[n].value for n in names & set(FLAGS)})
+    given = {n: FLAGS[n].value for n in names & set(FLAGS) if FLAGS[n].value is not None}
+    config = synthetic.SyntheticConfig(**given)
     synthetic.prepare(
         config,
         directory,
@@ -151,6 +192,27 @@ def _movielens(directory: pathlib.Path) -> None:
         num_shards=FLAGS.num_shards,
         image_dtype=FLAGS.image_dtype or "float32",
     )
+
+
+def _tiktok(directory: pathlib.Path) -> None:
+    if FLAGS.source is None:
+        raise ConfigError(f"tiktok needs --source; see {program.command_name()} --help")
+    config = tiktok.TiktokConfig(
+        split=FLAGS.split,
+        behaviours=tiktok.TiktokConfig.behaviours if FLAGS.behaviours is None else FLAGS.behaviours,
+        modalities=tuple(FLAGS.modalities),
+        seed=FLAGS.seed,
+    )
+    tiktok.prepare(
+        config,
+        FLAGS.source,
+        directory,
+        num_shards=FLAGS.num_shards,
+        image_dtype=FLAGS.image_dtype or "float32",
+    )
+
+
+_PREPARE = {"synthetic": _synthetic, "movielens": _movielens, "tiktok": _tiktok}
 
 
 def _click_rate(samples: Samples, split: str) -> float:

@@ -71,7 +71,8 @@ class RunConfig:
         learning_rate: Of Adam.
         seed: Of initial weights and of shuffling.
         patience: Validations without a better AUC until training stops; 0: never.
-        image_width: Raw features of an image (F); 0 for a model without images.
+        image_width: Raw features of an image (F); 0 for a model without images. Of several stores
+            that differ a dict of store name -> F.
         ams: How a cluster embeds images.
         images: Images that the model sees, one of `IMAGES`; "" for those that its name stands for:
             both of dicm, none of the others.
@@ -91,7 +92,7 @@ class RunConfig:
     learning_rate: float
     seed: int
     patience: int
-    image_width: int = 0
+    image_width: int | dict[str, int] = 0
     ams: AmsConfig = dataclasses.field(default_factory=AmsConfig)
     images: str = ""
     labels: str = ALL_LABELS
@@ -107,6 +108,8 @@ class RunConfig:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             values = value if name in _WIDTHS and isinstance(value, tuple) else (value,)
+            if name == "image_width" and isinstance(value, dict):
+                values = tuple(value.values())
             whole = isinstance(high, int)
             good = all(isinstance(v, int if whole else (int, float)) for v in values)
             good = good and not any(isinstance(v, bool) for v in values)

@@ -87,8 +87,8 @@ class Training:
         self.cluster = cluster
         self.samples = Samples.open(config.dataset)
         self._stores = click_model.open_stores_of(config, self.samples)
-        widths = [store.width for store in self._stores.values()]
-        self.config = dataclasses.replace(config, image_width=max(widths, default=0))
+        width = click_model.image_width(self._stores)
+        self.config = dataclasses.replace(config, image_width=width)
         self._check_images()
         records = self.samples.num_records(TRAIN)
         if not records:

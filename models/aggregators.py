@@ -119,13 +119,16 @@ AGGREGATORS = tuple(_BY_NAME)
 
 
 def make_aggregator(
-    aggregator: str | keras.layers.Layer | None, max_length: int | None = None
+    aggregator: str | keras.layers.Layer | None,
+    max_length: int | None = None,
+    name: str = "aggregator",
 ) -> keras.layers.Layer:
     """Returns the aggregator of that name ("sum" if None), or the layer itself.
 
     Args:
         aggregator: One of `AGGREGATORS`, or a layer.
         max_length: Behaviours of the longest list, which "concat" takes all of.
+        name: Name of a layer that is made.
 
     Raises:
         ConfigError: If the name is unknown, the argument is no layer, or "concat" has no length.
@@ -138,10 +141,10 @@ def make_aggregator(
         names = ", ".join(map(repr, AGGREGATORS))
         raise ConfigError(f"aggregator is {aggregator!r}; use one of {names}, or a layer") from None
     if make is not ConcatPooling:
-        return make(name="aggregator")
+        return make(name=name)
     if max_length is None:
         raise ConfigError(
             "aggregator 'concat' needs to know how many behaviours to take: give the schema's "
             "field a max_length, or pass models.ConcatPooling(length)"
         )
-    return ConcatPooling(max_length, name="aggregator")
+    return ConcatPooling(max_length, name=name)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
 from amstf.errors import ConfigError, SchemaError
 from amstf.schema import Schema
-from models.aggregators import make_aggregator
 from models.din import Din
 from models.embedding_mlp import EmbeddingMlp
-from models.images import ImageInputs
+from models.images import EmbeddingModels, FieldNames, ImageInputs
 from models.keras_names import PACKAGE
 from models.logistic_regression import LogisticRegression
 
@@ -35,13 +34,22 @@ class Dicm(ImageInputs, EmbeddingMlp):
     they are in one store, in one call per step, so that an image which both ask for is computed
     once. Either may be absent from the schema or switched off.
 
+    An "image" is whatever a feature store holds a vector of: pictures, texts, videos, several at
+    once. With `v` a modality, that is a store with an E_v of its own, the MLP sees
+    `[ids, E_v(ad's v) for each v, aggregate(E_v(behaviours' v), by E_v(ad's v)) for each v]`.
+
     Args:
         schema: The fields of a batch, image fields among them.
         images: The image store, or store name -> store; see `Field.store_name`.
-        embedding_model: E, from [U, F] to [U, D]; `image_tower()` by default. A dict of store
-            name -> model gives each store its own.
+        embedding_model: E, from [U, F] to [U, D]; one model is shared by all stores, a dict of
+            store name -> model gives each its own. Or a function that makes them and takes the
+            `name` to give, by default `image_tower`; for other widths for example
+            `functools.partial(image_tower, (64, 12))`. It is asked for one E for each store; but
+            for one in all where the ad's only image and the behaviours' only images are in two
+            stores of one width.
         aggregator: One of `models.AGGREGATORS` ("sum" by default), or a layer that keeps to
-            `models.Aggregator`.
+            `models.Aggregator`, or a dict of behaviours' field name -> either. Each list of images
+            has one of its own, and is asked by the ad's image of the same store.
         hidden: Widths of the MLP.
         dropout: Share of the outputs of each layer of the MLP to drop in training.
         missing: What to do about ids that a store lacks: "error" or "zeros".
@@ -50,17 +58,17 @@ class Dicm(ImageInputs, EmbeddingMlp):
         image_servers: On a cluster, store name -> indices of the parameter servers that hold the
             store, so that fields may have model servers of their own; those of the strategy's
             configuration by default.
-        ad_image: Name of the ad's image field; by default the only image field of side "ad" that is
-            no list, if there is one; False for none.
-        behaviour_images: Name of the behaviours' image field; by default the only list of images of
-            side "user", if there is one; False for none.
+        ad_image: Name of the ad's image field, or several; by default all image fields of side
+            "ad" that are no lists; False for none.
+        behaviour_images: Name of the behaviours' image field, or several; by default all lists of
+            images of side "user"; False for none.
         image_embedding: Layer from int64 ids of any shape, -1 for none, to [..., D], or store name
             -> layer. Replaces the `AmsEmbedding` that is made of images, embedding_model, missing;
             for example by a table of embeddings computed beforehand, as serving does.
         **kwargs: Further arguments of `EmbeddingMlp`.
 
     Raises:
-        SchemaError: If the schema has no image field, or several where one is wanted.
+        SchemaError: If the schema has no image field, or none of a name that is given.
         ConfigError: If a store is missing, or arguments do not go together.
 
     Example:
@@ -79,16 +87,16 @@ class Dicm(ImageInputs, EmbeddingMlp):
         self,
         schema: Schema,
         images: Any = None,
-        embedding_model: keras.Model | Mapping[str, keras.Model] | None = None,
-        aggregator: str | keras.layers.Layer | None = None,
+        embedding_model: EmbeddingModels = None,
+        aggregator: str | keras.layers.Layer | Mapping[str, Any] | None = None,
         hidden: Sequence[int] = (128, 64),
         dropout: float = 0.0,
         missing: str = "error",
         *,
         base: str | type[EmbeddingMlp] = "mlp",
         image_servers: Mapping[str, Sequence[int]] | None = None,
-        ad_image: str | Literal[False] | None = None,
-        behaviour_images: str | Literal[False] | None = None,
+        ad_image: FieldNames = None,
+        behaviour_images: FieldNames = None,
         image_embedding: keras.layers.Layer | Mapping[str, keras.layers.Layer] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -107,19 +115,18 @@ class Dicm(ImageInputs, EmbeddingMlp):
                 "Dicm has no image: the schema has neither an image field of side 'ad' nor an "
                 "image list of side 'user', or both are switched off; use EmbeddingMlp for ids only"
             )
-        self.aggregator = None
-        if self.behaviour_images:
-            self.aggregator = make_aggregator(aggregator, self.behaviour_images.max_length)
-        self._check_aggregator()
+        self._set_aggregators(aggregator)
+        for made in self.aggregators.values():
+            self._check_aggregator(made)
 
-    def _check_aggregator(self) -> None:
-        kind = type(self.aggregator).__name__
-        if self.ad_image is None and getattr(self.aggregator, "needs_query", False):
+    def _check_aggregator(self, aggregator: keras.layers.Layer) -> None:
+        kind = type(aggregator).__name__
+        if not self.ad_images and getattr(aggregator, "needs_query", False):
             raise ConfigError(
                 f"aggregator {kind} asks by the ad's image and this model has none; use 'sum', or "
                 "give ad_image"
             )
-        if not self._has_ad_ids and getattr(self.aggregator, "needs_ad_ids", False):
+        if not self._has_ad_ids and getattr(aggregator, "needs_ad_ids", False):
             raise ConfigError(
                 f"aggregator {kind} asks by the ad's ids and the schema has none; use 'attentive', "
                 "or a schema with a sparse field of side 'ad'"
@@ -130,18 +137,18 @@ class Dicm(ImageInputs, EmbeddingMlp):
         return any(field.side == "ad" for field in self.id_embedding.fields)
 
     def join(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Returns ID embeddings, ad image and aggregated behaviours side by side, [B, width]."""
+        """Returns ID embeddings, ad images and aggregated behaviours side by side, [B, width]."""
         embedded = self.id_embedding(inputs, per_field=True)
+        images = self._embed_images(inputs, (*self.ad_images, *self.behaviour_images))
         parts = [self.id_embedding.join(embedded)]
-        images = self._embed_images(inputs, (self.ad_image, self.behaviour_images))
-        query = None
-        if self.ad_image is not None:
-            query, _ = images[self.ad_image.name]
-            parts.append(query)
-        if self.behaviour_images is not None:
-            behaviours, mask = images[self.behaviour_images.name]
-            ad_ids = self.id_embedding.join(embedded, side="ad") if self._has_ad_ids else None
-            parts.append(self.aggregator(behaviours, mask, query, ad_ids))
+        parts += [images[field.name][0] for field in self.ad_images]
+        ad_ids = self.id_embedding.join(embedded, side="ad") if self._has_ad_ids else None
+        aggregators = self.aggregators
+        for field in self.behaviour_images:
+            behaviours, mask = images[field.name]
+            asks = self._query_of(field)
+            query = images[asks.name][0] if asks else None
+            parts.append(aggregators[field.name](behaviours, mask, query, ad_ids))
         return tf.concat(parts, axis=-1)
 
     def get_config(self) -> dict[str, Any]:
@@ -149,7 +156,6 @@ class Dicm(ImageInputs, EmbeddingMlp):
         return {
             **super().get_config(),
             **self._image_config(),
-            "aggregator": self.aggregator and keras.layers.serialize(self.aggregator),
         }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import tensorflow as tf
@@ -12,65 +12,118 @@ from amstf.errors import ConfigError, SchemaError
 from amstf.layers import AmsEmbedding
 from amstf.schema import IMAGE, NO_ID, Field, Schema
 from amstf.store import ImageStore
+from models.aggregators import make_aggregator
 from models.blocks import image_tower
 from models.embedding_mlp import parts_of_config
 from models.id_embedding import one_per_sample, value_of
+
+FieldNames = str | Sequence[str] | Literal[False] | None
+"""What says which image fields a model takes: a name, several, False for none, None for all."""
+
+EmbeddingModels = keras.Model | Mapping[str, keras.Model] | Callable[..., keras.Model] | None
+"""What says which E embeds the images of which store; see `models.Dicm`."""
 
 
 class ImageInputs:
     """What models with images share, to be inherited beside `keras.Model`.
 
     Attributes:
-        ad_image: Field of the ad's image, or None.
-        behaviour_images: Field of the behaviours' images, or None.
+        ad_images: Fields of images of the ad, in the order of the schema.
+        behaviour_images: Fields of the behaviours' images, in the order of the schema.
         image_embeddings: Store name -> layer from ids of any shape to [..., D]; export reads it.
     """
 
     schema: Schema
-    ad_image: Field | None
-    behaviour_images: Field | None
+    ad_images: tuple[Field, ...]
+    behaviour_images: tuple[Field, ...]
     image_embeddings: dict[str, keras.layers.Layer]
+    aggregator: keras.layers.Layer | None
 
     def _set_images(
         self,
         images: Any,
-        embedding_model: keras.Model | Mapping[str, keras.Model] | None,
+        embedding_model: EmbeddingModels,
         missing: str,
         image_servers: Mapping[str, Sequence[int]] | None,
-        ad_image: str | Literal[False] | None,
-        behaviour_images: str | Literal[False] | None,
+        ad_image: FieldNames,
+        behaviour_images: FieldNames,
         image_embedding: keras.layers.Layer | Mapping[str, keras.layers.Layer] | None,
     ) -> None:
         """Sets the attributes; `models.Dicm` says what the arguments are.
 
         Raises:
-            SchemaError: If a field that is named is no image field, or several could be meant.
+            SchemaError: If a field that is named is no image field.
             ConfigError: If a store is missing, or arguments do not go together.
         """
-        self.ad_image = _choose(self.schema, ad_image, side="ad", is_list=False)
+        self.ad_images = _choose(self.schema, ad_image, side="ad", is_list=False)
         self.behaviour_images = _choose(self.schema, behaviour_images, side="user", is_list=True)
-        fields = [f for f in (self.ad_image, self.behaviour_images) if f is not None]
+        fields = (*self.ad_images, *self.behaviour_images)
         stores = list(dict.fromkeys(field.store_name for field in fields))
         if stores and image_embedding is None:
             image_embedding = _ams_embeddings(
-                stores, images, embedding_model, missing, image_servers or {}
+                stores, images, embedding_model, missing, image_servers or {}, self._is_one_kind()
             )
         self.image_embeddings = _by_store("image_embedding", image_embedding or {}, stores)
 
+    def _is_one_kind(self) -> bool:
+        """Whether the ad's image and the behaviours' are one kind, kept in two stores."""
+        return len(self.ad_images) == len(self.behaviour_images) == 1
+
+    def _set_aggregators(
+        self, aggregator: str | keras.layers.Layer | Mapping[str, Any] | None
+    ) -> None:
+        """Sets `aggregator`, of the first list of images, and those of further lists.
+
+        Raises:
+            ConfigError: If there is no such aggregator, or a dict of them lacks a list.
+        """
+        names = [field.name for field in self.behaviour_images]
+        if isinstance(aggregator, Mapping):
+            lacking = [name for name in names if name not in aggregator]
+            if lacking:
+                raise ConfigError(
+                    f"aggregator lacks {', '.join(lacking)}; give one for each list of images, or "
+                    "one for all"
+                )
+        made = []
+        for k, field in enumerate(self.behaviour_images):
+            one = aggregator[field.name] if isinstance(aggregator, Mapping) else aggregator
+            name = f"aggregator_{field.name}" if k else "aggregator"
+            if k and isinstance(aggregator, keras.layers.Layer):
+                # Weights of its own: embeddings of another store mean something else.
+                one = type(aggregator).from_config({**aggregator.get_config(), "name": name})
+            made.append(make_aggregator(one, field.max_length, name))
+        self.aggregator = made[0] if made else None
+        if made[1:]:
+            # Apart, and only where there are some, so that a model of one list has the checkpoint
+            # that it always had.
+            self.further_aggregators = made[1:]
+
+    @property
+    def aggregators(self) -> dict[str, keras.layers.Layer]:
+        """Name of a field of behaviours' images -> its aggregator."""
+        made = [self.aggregator, *getattr(self, "further_aggregators", ())]
+        return {f.name: a for f, a in zip(self.behaviour_images, made, strict=False)}
+
+    def _query_of(self, behaviours: Field) -> Field | None:
+        """Returns the image of the ad that asks: of the same store if there is one."""
+        same = [field for field in self.ad_images if field.store_name == behaviours.store_name]
+        return next(iter((*same, *self.ad_images)), None)
+
     def _embed_images(
-        self, inputs: Mapping[str, Any], fields: Iterable[Field | None]
+        self, inputs: Mapping[str, Any], fields: Iterable[Field]
     ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
         """Embeds the images of some fields, in one call per store.
 
         Args:
             inputs: A batch that has these fields.
-            fields: Image fields; None stands for a field that the model does without.
+            fields: Image fields.
 
         Returns:
             Field name -> embeddings [B, D] or [B, T, D], and which of them are images, bool [B] or
             [B, T].
         """
-        ids = {field.name: _image_ids(field, inputs) for field in fields if field is not None}
+        ids = {field.name: _image_ids(field, inputs) for field in fields}
         embedded: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
         for store, layer in self.image_embeddings.items():
             names = [name for name in ids if self.schema[name].store_name == store]
@@ -84,10 +137,14 @@ class ImageInputs:
         return embedded
 
     def _image_config(self) -> dict[str, Any]:
-        """Describes the arguments of `_set_images`, image stores by their paths."""
+        """Describes images and aggregators, image stores by their paths."""
+        aggregators = {n: keras.layers.serialize(a) for n, a in self.aggregators.items()}
         config: dict[str, Any] = {
-            "ad_image": self.ad_image.name if self.ad_image else False,
-            "behaviour_images": self.behaviour_images.name if self.behaviour_images else False,
+            "ad_image": _names(self.ad_images),
+            "behaviour_images": _names(self.behaviour_images),
+            "aggregator": aggregators
+            if len(aggregators) > 1
+            else next(iter(aggregators.values()), None),
         }
         layers = dict(self.image_embeddings)
         if not layers:
@@ -139,12 +196,11 @@ def _images_of_config(
         config["images"] = {
             store: ImageStore.open(paths) for store, paths in config["images"].items()
         }
-    for key in ("embedding_model", "image_embedding"):
+    for key in ("embedding_model", "image_embedding", "aggregator"):
         value = config.get(key)
         if isinstance(value, dict) and "class_name" not in value:
             config[key] = {
-                store: keras.layers.deserialize(part, custom_objects)
-                for store, part in value.items()
+                name: keras.layers.deserialize(part, custom_objects) for name, part in value.items()
             }
     return config
 
@@ -155,24 +211,29 @@ def _serialized(layers: keras.layers.Layer | Mapping[str, keras.layers.Layer]) -
     return keras.layers.serialize(layers)
 
 
-def _choose(schema: Schema, name: str | bool | None, side: str, is_list: bool) -> Field | None:
-    """Returns the image field of that name, or the only one that fits, or none."""
+def _names(fields: Sequence[Field]) -> str | list[str] | Literal[False]:
+    names = [field.name for field in fields]
+    return names if len(names) > 1 else next(iter(names), False)
+
+
+def _choose(schema: Schema, wanted: FieldNames, side: str, is_list: bool) -> tuple[Field, ...]:
+    """Returns the image fields of these names, or all of that side, in the schema's order."""
     argument = "behaviour_images" if is_list else "ad_image"
-    if name is False:
-        return None
+    if wanted is False:
+        return ()
     fitting = [f for f in schema.of_kind(IMAGE) if f.is_list == is_list]
-    if name is None:
-        fitting = [field for field in fitting if field.side == side]
-        if len(fitting) > 1:
-            names = ", ".join(field.name for field in fitting)
-            raise SchemaError(f"the schema has several fields for {argument}: {names}; name one")
-        return fitting[0] if fitting else None
-    for field in fitting:
-        if field.name == name:
-            return field
-    kind = "image list" if is_list else "single image"
-    names = ", ".join(field.name for field in fitting) or "none"
-    raise SchemaError(f"{argument} is {name!r}, which is no {kind} field; the schema has: {names}")
+    if wanted is None:
+        return tuple(field for field in fitting if field.side == side)
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    known = [field.name for field in fitting]
+    for name in names:
+        if name not in known:
+            kind = "image list" if is_list else "single image"
+            raise SchemaError(
+                f"{argument} is {name!r}, which is no {kind} field; the schema has: "
+                f"{', '.join(known) or 'none'}"
+            )
+    return tuple(field for field in fitting if field.name in names)
 
 
 def _ams_embeddings(
@@ -181,14 +242,28 @@ def _ams_embeddings(
     embedding_model: Any,
     missing: str,
     servers: Mapping[str, Sequence[int]],
+    is_one_kind: bool,
 ) -> dict[str, keras.layers.Layer]:
     if images is None:
         raise ConfigError("give images, an image store, or image_embedding in its place")
     images = _by_store("images", images, stores)
     if embedding_model is None:
-        # One E for all stores: images of one kind mean the same wherever they are kept.
-        embedding_model = image_tower()
+        embedding_model = image_tower
+    if callable(embedding_model) and not isinstance(embedding_model, keras.layers.Layer):
+        same_width = len({images[store].width for store in stores}) == 1
+        if len(stores) == 1 or (is_one_kind and same_width):
+            # Images of one kind mean the same wherever they are kept.
+            embedding_model = embedding_model(name="image_tower")
+        else:
+            embedding_model = {s: embedding_model(name=f"image_tower_{s}") for s in stores}
     models = _by_store("embedding_model", embedding_model, stores)
+    widths = {store: images[store].width for store in stores}
+    if len(set(widths.values())) > 1 and not isinstance(embedding_model, Mapping):
+        held = ", ".join(f"{store} {width}" for store, width in widths.items())
+        raise ConfigError(
+            f"embedding_model is one model and the stores differ in features an image ({held}); "
+            "give a dict of store name -> model, or a function as models.image_tower"
+        )
     unknown = [store for store in servers if store not in stores]
     if unknown:
         raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -12,11 +12,10 @@ from amstf.data import input_specs
 from amstf.errors import ConfigError, SchemaError
 from amstf.export import CLICK_PROBABILITY, ServedPart
 from amstf.schema import SIDES, Field, Schema
-from models.aggregators import make_aggregator
 from models.blocks import Mlp
 from models.embedding_mlp import checked_labels
 from models.id_embedding import IdEmbedding
-from models.images import ImageInputs
+from models.images import EmbeddingModels, FieldNames, ImageInputs
 from models.keras_names import PACKAGE
 
 USER_SIDES = ("user", "context")
@@ -116,8 +115,8 @@ class TwoTower(ImageInputs, keras.Model):
         self,
         schema: Schema,
         images: Any = None,
-        embedding_model: keras.Model | Mapping[str, keras.Model] | None = None,
-        aggregator: str | keras.layers.Layer | None = None,
+        embedding_model: EmbeddingModels = None,
+        aggregator: str | keras.layers.Layer | Mapping[str, Any] | None = None,
         hidden: Sequence[int] = (128, 64),
         dropout: float = 0.0,
         missing: str = "error",
@@ -125,8 +124,8 @@ class TwoTower(ImageInputs, keras.Model):
         activation: str = "prelu",
         embeddings_regularizer: Any = None,
         image_servers: Mapping[str, Sequence[int]] | None = None,
-        ad_image: str | Literal[False] | None = None,
-        behaviour_images: str | Literal[False] | None = None,
+        ad_image: FieldNames = None,
+        behaviour_images: FieldNames = None,
         image_embedding: keras.layers.Layer | Mapping[str, keras.layers.Layer] | None = None,
         id_embedding: keras.layers.Layer | None = None,
         user_tower: keras.layers.Layer | None = None,
@@ -148,13 +147,11 @@ class TwoTower(ImageInputs, keras.Model):
             behaviour_images,
             image_embedding,
         )
-        self.aggregator = None
-        if self.behaviour_images:
-            self.aggregator = make_aggregator(aggregator, self.behaviour_images.max_length)
-        for need in ("needs_query", "needs_ad_ids"):
-            if getattr(self.aggregator, need, False):
+        self._set_aggregators(aggregator)
+        for made in self.aggregators.values():
+            if getattr(made, "needs_query", False) or getattr(made, "needs_ad_ids", False):
                 raise ConfigError(
-                    f"aggregator {type(self.aggregator).__name__} asks by the ad, which a user's "
+                    f"aggregator {type(made).__name__} asks by the ad, which a user's "
                     "tower does not see; use 'sum', 'max' or 'concat'"
                 )
         self.user_tower = user_tower or _tower(hidden, activation, dropout, "user_tower")
@@ -170,12 +167,12 @@ class TwoTower(ImageInputs, keras.Model):
     @property
     def _user_fields(self) -> list[Field]:
         ids = [field for field in self.id_embedding.fields if field.side in USER_SIDES]
-        return ids + [field for field in (self.behaviour_images,) if field]
+        return [*ids, *self.behaviour_images]
 
     @property
     def _ad_fields(self) -> list[Field]:
         ids = [field for field in self.id_embedding.fields if field.side not in USER_SIDES]
-        return ids + [field for field in (self.ad_image,) if field]
+        return [*ids, *self.ad_images]
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool | None = None) -> tf.Tensor:
         """Predicts the click probability.
@@ -189,17 +186,17 @@ class TwoTower(ImageInputs, keras.Model):
         """
         # Both sides in one call, so that tables and images that they share are asked once.
         ids = self._embed_ids(inputs, SIDES)
-        images = self._embed_images(inputs, (self.ad_image, self.behaviour_images))
+        images = self._embed_images(inputs, (*self.ad_images, *self.behaviour_images))
         return self.match(self._user(ids, images), self._ad(ids, images))
 
     def user_embedding(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Runs the user's tower: fields of user and context -> [B, D]."""
-        images = self._embed_images(inputs, (self.behaviour_images,))
+        images = self._embed_images(inputs, self.behaviour_images)
         return self._user(self._embed_ids(inputs, USER_SIDES), images)
 
     def ad_embedding(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Runs the ad's tower: fields of the ad -> [B, D]."""
-        images = self._embed_images(inputs, (self.ad_image,))
+        images = self._embed_images(inputs, self.ad_images)
         return self._ad(self._embed_ids(inputs, ("ad",)), images)
 
     def score_ads(self, users: tf.Tensor, ads: tf.Tensor) -> tf.Tensor:
@@ -221,14 +218,13 @@ class TwoTower(ImageInputs, keras.Model):
 
     def _user(self, ids: Mapping[str, tf.Tensor], images: Mapping[str, Any]) -> tf.Tensor:
         parts = _of_sides(self.id_embedding, ids, USER_SIDES)
-        if self.behaviour_images is not None:
-            parts.append(self.aggregator(*images[self.behaviour_images.name]))
+        aggregators = self.aggregators
+        parts += [aggregators[f.name](*images[f.name]) for f in self.behaviour_images]
         return self.user_tower(tf.concat(parts, axis=-1))
 
     def _ad(self, ids: Mapping[str, tf.Tensor], images: Mapping[str, Any]) -> tf.Tensor:
         parts = _of_sides(self.id_embedding, ids, ("ad",))
-        if self.ad_image is not None:
-            parts.append(images[self.ad_image.name][0])
+        parts += [images[field.name][0] for field in self.ad_images]
         return self.ad_tower(tf.concat(parts, axis=-1))
 
     def served_parts(self) -> dict[str, ServedPart]:
@@ -270,7 +266,6 @@ class TwoTower(ImageInputs, keras.Model):
                 for part in ("id_embedding", "user_tower", "ad_tower")
             },
             **self._image_config(),
-            "aggregator": self.aggregator and keras.layers.serialize(self.aggregator),
         }
 
 

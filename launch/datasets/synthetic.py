@@ -13,6 +13,9 @@ variance before they are scaled by a strength:
 
 so IDs alone learn much about items with history, images more, and about new items only images and
 the few shared IDs (category, brand) say anything. The true probability is stored with each sample.
+
+With `text_width` items have titles too, and a second store holds vectors of them: they show
+hidden(i) and one dimension of z. Nothing else changes.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from amstf.store import ImageStoreWriter
 SPLITS = ("train", "validation", "test")
 CATEGORIES, BRANDS, AGES, HOURS = 20, 50, 7, 24
 _STORE_ROWS = 8192
+_TITLES = {"store": "titles"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +66,7 @@ class SyntheticConfig:
             several the mean of a user's behaviours says little, and attention is needed.
         id_effects: Strength of what brand, gender, category, age and hour add.
         image_noise: Standard deviation of the noise of a feature, where the signal has 1.
+        text_width: Features of an item's title; 0 for a data set without titles.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -88,6 +93,7 @@ class SyntheticConfig:
     id_effects: float = 0.3
     image_noise: float = 0.3
     interests: int = 1
+    text_width: int = 0
 
     def __post_init__(self) -> None:
         for name in (
@@ -105,8 +111,9 @@ class SyntheticConfig:
                 f"--validation_share {self.validation_share} and --test_share {self.test_share} "
                 "leave nothing to train on; their sum must be less than 1"
             )
-        if self.seed < 0:
-            raise ConfigError(f"--seed is {self.seed}; it must not be negative")
+        for name in ("seed", "text_width"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"--{name} is {getattr(self, name)}; it must not be negative")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +133,7 @@ class SyntheticLog:
         brand: int64 [M].
         is_new: bool [M], whether an item is meant for the test only.
         style: float32 [M, style_width].
+        hidden: float32 [M], the quality that an image does not show.
     """
 
     user: np.ndarray
@@ -140,6 +148,7 @@ class SyntheticLog:
     brand: np.ndarray
     is_new: np.ndarray
     style: np.ndarray
+    hidden: np.ndarray
 
 
 def prepare(
@@ -162,14 +171,18 @@ def prepare(
     """
     directory = pathlib.Path(directory)
     log = generate(config)
-    with ImageStoreWriter(
-        directory / "images.h5",
-        config.image_width,
-        image_dtype,
-        attributes={"made_by": "launch.prepare synthetic", "seed": config.seed},
-    ) as store:
-        for begin, features in image_features(config, log.style):
-            store.write(np.arange(begin, begin + len(features)), features)
+    for name, width, features in (
+        ("images", config.image_width, image_features(config, log.style)),
+        ("titles", config.text_width, title_features(config, log)),
+    ):
+        if not width:
+            continue
+        attributes = {"made_by": "launch.prepare synthetic", "seed": config.seed}
+        path = directory / f"{name}.h5"
+        with ImageStoreWriter(path, width, image_dtype, attributes=attributes) as store:
+            for begin, rows in features:
+                store.write(np.arange(begin, begin + len(rows)), rows)
+        set_image_store(directory, path.name, name)
 
     schema = make_schema(config)
     counts = np.bincount(log.split, minlength=len(SPLITS)).tolist()
@@ -182,11 +195,14 @@ def prepare(
                 for row in np.flatnonzero(log.split == index):
                     writer.write(_sample(log, row, clicks))
                     progress.update()
-    set_image_store(directory, "images.h5")
+    defaults, settings = dataclasses.asdict(SyntheticConfig()), dataclasses.asdict(config)
+    for name in ("text_width", "interests"):
+        if settings[name] == defaults[name]:
+            settings.pop(name)  # So that a data set without them is what it always was.
     add_info(
         directory,
         source="synthetic",
-        config=dataclasses.asdict(config),
+        config=settings,
         click_rate=round(float(log.click.mean()), 4),
         best_reachable=best_reachable(log),
     )
@@ -197,6 +213,11 @@ def make_schema(config: SyntheticConfig) -> Schema:
     """Returns the fields of a synthetic data set."""
     listed = {"is_list": True, "max_length": config.behaviours}
     images = {"table": "image_id", "vocabulary_size": config.items}
+    # An item's picture and its title have one id, which is stored once.
+    titles = (
+        Field("behaviour_titles", "image", "user", source="behaviour_images", **listed, **_TITLES),
+        Field("ad_title", "image", "ad", source="ad_image", **_TITLES),
+    )
     return Schema(
         (
             Field("user", "sparse", side="user", vocabulary_size=config.users),
@@ -216,6 +237,7 @@ def make_schema(config: SyntheticConfig) -> Schema:
             Field("brand", "sparse", side="ad", vocabulary_size=BRANDS),
             Field("ad_image", "image", side="ad"),
             Field("ad_image_id", "sparse", side="ad", source="ad_image", **images),
+            *(titles if config.text_width else ()),
             Field("hour", "sparse", side="context", vocabulary_size=HOURS),
             Field("click", "label"),
             Field("group", "group", side="user", source="user"),
@@ -282,6 +304,7 @@ def generate(config: SyntheticConfig) -> SyntheticLog:
         brand=brand,
         is_new=is_new,
         style=style.astype(np.float32),
+        hidden=hidden.astype(np.float32),
     )
 
 
@@ -307,27 +330,37 @@ def _match(
 
 
 def image_features(config: SyntheticConfig, style: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields the images' features in pieces.
+    """Yields the images' features in pieces: what their items' style [M, style_width] looks like.
 
-    A fixed random network with one hidden layer maps styles to features that are, like those of a
-    convolutional network behind its last ReLU, not negative.
-
-    Args:
-        config: The width of the features, their noise, and the seed.
-        style: float32 [M, style_width].
+    They are, like those of a convolutional network behind its last ReLU, not negative.
 
     Yields:
         The first item of the piece and float32 [n, F].
     """
     rng = np.random.default_rng([config.seed, 1])
-    hidden = 4 * style.shape[1]
-    into = rng.normal(size=(style.shape[1], hidden)) / np.sqrt(style.shape[1])
+    for begin, features in _observed(rng, style, config.image_width, config.image_noise):
+        yield begin, np.maximum(features, 0).astype(np.float32)
+
+
+def title_features(config: SyntheticConfig, log: SyntheticLog) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields vectors of the items' titles, as `image_features`: hidden quality and one style."""
+    rng = np.random.default_rng([config.seed, 2])
+    latent = np.stack([log.hidden, log.style[:, -1]], axis=1)
+    for begin, features in _observed(rng, latent, config.text_width, config.image_noise):
+        yield begin, features.astype(np.float32)
+
+
+def _observed(
+    rng: np.random.Generator, latent: np.ndarray, width: int, noise: float
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Maps latents by a fixed random network with one hidden layer, and adds noise."""
+    hidden = 4 * latent.shape[1]
+    into = rng.normal(size=(latent.shape[1], hidden)) / np.sqrt(latent.shape[1])
     shift = rng.normal(size=hidden) / 2
-    out = rng.normal(size=(hidden, config.image_width)) / np.sqrt(hidden / 2)
-    for begin in range(0, len(style), _STORE_ROWS):
-        signal = np.tanh(style[begin : begin + _STORE_ROWS] @ into + shift) @ out
-        noise = config.image_noise * rng.normal(size=signal.shape)
-        yield begin, np.maximum(signal + noise, 0).astype(np.float32)
+    out = rng.normal(size=(hidden, width)) / np.sqrt(hidden / 2)
+    for begin in range(0, len(latent), _STORE_ROWS):
+        signal = np.tanh(latent[begin : begin + _STORE_ROWS] @ into + shift) @ out
+        yield begin, signal + noise * rng.normal(size=signal.shape)
 
 
 def behaviours(log: SyntheticLog, longest: int) -> list[np.ndarray]:

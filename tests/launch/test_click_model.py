@@ -46,8 +46,8 @@ def config(**changes):
 
 
 def fields_of(model):
-    pair = (model.ad_image, model.behaviour_images)
-    return tuple(field and field.name for field in pair)
+    pair = (model.ad_images, model.behaviour_images)
+    return tuple(fields[0].name if fields else None for fields in pair)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """launch.export as a person runs it: from a run directory to a SavedModel that checked itself."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amstf.data import SampleWriter
-from amstf.errors import ExportError
-from launch.click_model import make_model, open_stores_of
+from amstf.data import Samples, SampleWriter, set_image_store
+from amstf.errors import ConfigError, ExportError
+from amstf.export import export
+from amstf.schema import Field, Schema
+from launch.click_model import image_width, load_run, make_model, open_stores, open_stores_of
 from launch.export_check import check_export, first_records
 from launch.run_directory import RunConfig, RunDirectory
-from tests.exports import ROOT, sample, write_dataset
+from tests.exports import FEATURES, ROOT, sample, write_dataset, write_store
 from tests.helpers import CLICK_SCHEMA
 
 
@@ -33,7 +36,7 @@ def samples(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("launch_export") / "data")
 
 
-def write_run(path, samples, model="dicm", aggregator="attentive", images=""):
+def write_run(path, samples, model="dicm", aggregator="attentive", images="", image_width=5):
     """Writes what a training leaves behind, without training."""
     config = RunConfig(
         dataset=str(samples.directory),
@@ -49,7 +52,7 @@ def write_run(path, samples, model="dicm", aggregator="attentive", images=""):
         learning_rate=0.01,
         seed=3,
         patience=0,
-        image_width=5,
+        image_width=image_width,
         images=images,
     )
     directory = RunDirectory(path)
@@ -198,3 +201,38 @@ def test_an_export_that_cannot_be_loaded_is_refused(tmp_path, trained, samples):
     records = first_records(samples, "test", 1)
     with pytest.raises(ExportError, match="another process cannot load and score"):
         check_export(tmp_path, trained[1], samples.schema, records)
+
+
+def test_a_model_of_two_stores(tmp_path):
+    # A title of 4 floats for each image, under the same id; `text_width` of launch.prepare.
+    schema = Schema(
+        (
+            *CLICK_SCHEMA.fields,
+            Field("title", "image", side="ad", store="titles", source="image"),
+            Field("liked_titles", "image", "user", True, store="titles", source="liked_images"),
+        )
+    )
+    write_dataset(tmp_path / "data", schema=schema)
+    titles = write_store(tmp_path / "data" / "titles.h5", FEATURES[:, :4] + 1)
+    set_image_store(tmp_path / "data", "titles.h5", "titles")
+    samples = Samples.open(tmp_path / "data")
+    widths = {"images": 5, "titles": 4}
+    directory, _ = write_run(tmp_path / "run", samples, image_width=widths)
+    assert directory.read_config().image_width == widths == image_width(open_stores(samples))
+    model, *_ = load_run(directory)
+    out = tmp_path / "export"
+    description = export(model, schema, out)
+    embed = {"embed_images_images", "embed_images_titles"}
+    assert description["signatures"].keys() == {"serving_default", "serve_examples", *embed}
+    assert description["images"]["titles"]["features"] == 4
+    differences = check_export(out, model, schema, first_records(samples, "test", 20))
+    assert max(differences.values()) <= 1e-5
+    served = tf.saved_model.load(str(out)).signatures["embed_images_titles"]
+    new = served(features=tf.constant(titles.read([3])))["embeddings"]
+    want = model.image_embeddings["titles"](tf.constant([3], tf.int64))
+    np.testing.assert_allclose(new, want, rtol=1e-5)
+    other = dataclasses.replace(directory.read_config(), image_width={"images": 5, "titles": 3})
+    with pytest.raises(
+        ConfigError, match="takes 3 features an image, but the image store 'titles'"
+    ):
+        make_model(other, schema, open_stores(samples))

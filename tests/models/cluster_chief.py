@@ -3,6 +3,7 @@
 A program, run by test_on_a_cluster.py, which trains the same models in its own process.
 """
 
+import functools
 import json
 import sys
 
@@ -16,6 +17,14 @@ from tests.helpers import CLICK_SCHEMA, random_batch, tensors
 
 _EPOCHS, _STEPS, _BATCH = 2, 6, 16
 _TWO_LABELS = Schema((*CLICK_SCHEMA.fields, Field("buy", "label")))
+_TITLES = {"store": "titles"}
+_TWO_STORES = Schema(
+    (
+        *CLICK_SCHEMA.fields,
+        Field("title", "image", side="ad", source="image", **_TITLES),
+        Field("liked_titles", "image", "user", True, source="liked_images", **_TITLES),
+    )
+)
 _L2 = keras.regularizers.L2(0.01)
 
 MODELS = {
@@ -25,6 +34,13 @@ MODELS = {
     "din": lambda images: Dicm(_TWO_LABELS, *images, "multi_query", hidden=(8,), base="din"),
     "lr": lambda images: Dicm(_TWO_LABELS, *images, "max", base="lr"),
     "towers": lambda images: TwoTower(CLICK_SCHEMA, *images, hidden=(8, 4)),
+    "two_stores": lambda images: Dicm(
+        _TWO_STORES,
+        dict.fromkeys(("images", "titles"), images[0]),
+        functools.partial(image_tower, (6, 3)),
+        "attentive",
+        hidden=(8,),
+    ),
 }
 """Name -> what makes the model of a store and an E; what each has, another lacks."""
 
@@ -43,7 +59,8 @@ def make(name, store_path, checkpoint=None):
 
 def train(model):
     """Trains it on data that is the same in every process."""
-    features = tensors(random_batch(CLICK_SCHEMA, _BATCH * _STEPS, 4))
+    # What further fields of the schema hold is what their sources do, so all see the same data.
+    features = tensors(random_batch(model.schema, _BATCH * _STEPS, 4))
     clicks = tf.cast(features["user"] % 2, tf.float32)[:, None]
     labels = {"click": clicks, "buy": clicks * tf.cast(features["item"] % 2, tf.float32)[:, None]}
     target = labels if len(model.labels) > 1 else clicks

@@ -319,13 +319,3 @@ def test_fit_learns_from_pixels_alone(store):
 def test_bad_arguments_are_named(store, arguments, error, message):
     with pytest.raises(error, match=message):
         Dicm(**{"schema": CLICK_SCHEMA, "images": store, **arguments})
-
-
-def test_several_fields_that_fit_must_be_named(store):
-    schema = Schema((*CLICK_SCHEMA.fields, Field("banner", "image", side="ad")))
-    with pytest.raises(SchemaError, match="several fields for ad_image: image, banner; name one"):
-        Dicm(schema, store)
-    assert Dicm(schema, store, ad_image="banner").ad_image.name == "banner"
-    assert isinstance(
-        Dicm(schema, store, ad_image="banner").image_embeddings["images"], AmsEmbedding
-    )

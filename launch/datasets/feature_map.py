@@ -1,0 +1,169 @@
+"""Changes the features of a data set's stores: to mean 0 and variance 1, or by PCA to fewer.
+
+Both are linear maps, fitted on the images that the training split shows and on no others, so that
+nothing of the items of the test decides how they look. The store keeps what was done in its
+attributes, and STORE.map.npz beside it the map `(x - mean) @ matrix`, for images to come.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from amstf.data import Samples, set_image_store
+from amstf.errors import ConfigError, SampleError
+from amstf.schema import IMAGE
+from amstf.store import ImageStore, ImageStoreWriter
+
+MAX_PCA_FEATURES = 8192
+"""Features of an image (F) up to which PCA works: it holds an [F, F] matrix of float64, 512 MB."""
+
+_ROWS = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureMap:
+    """The map `(x - mean) @ matrix` of features [n, F] to [n, K].
+
+    Attributes:
+        mean: float64 [F].
+        matrix: float64 [F, K].
+        explained: Share of the variance that the K outputs hold.
+
+    Example:
+        >>> half = FeatureMap(np.array([1.0, 0.0]), np.array([[0.5], [0.0]]), 1.0)
+        >>> half(np.array([[3.0, 9.0]])).tolist()
+        [[1.0]]
+    """
+
+    mean: np.ndarray
+    matrix: np.ndarray
+    explained: float
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Maps features [n, F] to float32 [n, K]."""
+        return ((features - self.mean) @ self.matrix).astype(np.float32)
+
+
+def fit(mean: np.ndarray, covariance: np.ndarray, *, standardise: bool, pca: int) -> FeatureMap:
+    """Returns the map for features of this mean and covariance.
+
+    Args:
+        mean: float64 [F].
+        covariance: float64 [F, F].
+        standardise: Whether each feature is divided by its standard deviation; one without any
+            becomes 0.
+        pca: Principal components to keep, those of the largest variance first (after
+            `standardise`); 0 keeps the features. The sign of a component is such that its largest
+            weight is positive.
+    """
+    deviation = np.sqrt(np.diag(covariance))
+    # What is left of a constant column's deviation is rounding, which must not be blown up.
+    constant = deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
+    scale = np.where(constant, 0.0, 1 / np.where(constant, 1, deviation))
+    if not standardise:
+        scale = np.ones_like(scale)
+    if not pca:
+        return FeatureMap(mean, np.diag(scale), 1.0)
+    # Singular vectors of a covariance are its principal axes, largest variance first.
+    axes, variances, _ = np.linalg.svd(scale[:, None] * covariance * scale, hermitian=True)
+    axes = axes[:, :pca]
+    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(pca)])
+    total = variances.sum()
+    explained = float(variances[:pca].sum() / total) if total else 1.0
+    return FeatureMap(mean, scale[:, None] * axes, explained)
+
+
+def apply(directory: str | os.PathLike[str], *, standardise: bool = False, pca: int = 0) -> None:
+    """Writes all stores of a data set anew, with mapped features.
+
+    Args:
+        directory: The data set directory; its stores are files in it.
+        standardise: See `fit`.
+        pca: See `fit`.
+
+    Raises:
+        ConfigError: If a store has fewer features than `pca`, or more than PCA can take.
+        SampleError: If the training split shows no image of a store.
+    """
+    samples = Samples.open(directory)
+    for name in samples.manifest.images:
+        store = ImageStore.open(samples.image_store_path(name))
+        if pca > store.width:
+            raise ConfigError(
+                f"--pca is {pca}, and the store {name!r} holds {store.width} features an image; "
+                "ask for at most as many"
+            )
+        if pca and store.width > MAX_PCA_FEATURES:
+            raise ConfigError(
+                f"--pca takes stores of at most {MAX_PCA_FEATURES:,} features, and {name!r} holds "
+                f"{store.width:,} an image"
+            )
+        ids = shown_images(samples, name)
+        if not len(ids):
+            raise SampleError(f"training shows no image of the store {name!r} to fit a map on")
+        found = fit(*_moments(store, ids, full=bool(pca)), standardise=standardise, pca=pca)
+        _rewrite(pathlib.Path(directory), name, store, found, len(ids), standardise, pca)
+
+
+def shown_images(samples: Samples, name: str) -> np.ndarray:
+    """Returns the images of a store that the training split shows, ascending, int64 [n]."""
+    fields = [f.name for f in samples.schema.of_kind(IMAGE) if f.store_name == name]
+    shown: set[int] = set()
+    for batch in samples.dataset("train", 4096, fields=fields, only_inputs=False):
+        for field in fields:
+            shown.update(np.unique(batch[field].numpy()).tolist())
+    store = ImageStore.open(samples.image_store_path(name))
+    return np.intersect1d(np.array(sorted(shown), np.int64), store.ids)
+
+
+def _moments(store: ImageStore, ids: np.ndarray, *, full: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean [F] and covariance [F, F] of images, in float64; else the diagonal alone."""
+    mean = sum(rows.sum(axis=0) for rows in _blocks(store, ids)) / len(ids)
+    # In two passes: the difference of two large sums would lose what float64 has to give.
+    if full:
+        return mean, sum((rows - mean).T @ (rows - mean) for rows in _blocks(store, ids)) / len(ids)
+    squares = sum(((rows - mean) ** 2).sum(axis=0) for rows in _blocks(store, ids))
+    return mean, np.diag(squares / len(ids))
+
+
+def _blocks(store: ImageStore, ids: np.ndarray) -> Iterator[np.ndarray]:
+    for begin in range(0, len(ids), _ROWS):
+        yield store.read(ids[begin : begin + _ROWS]).astype(np.float64)
+
+
+def _rewrite(
+    directory: pathlib.Path,
+    name: str,
+    store: ImageStore,
+    found: FeatureMap,
+    fitted: int,
+    standardise: bool,
+    pca: int,
+) -> None:
+    stem = pathlib.Path(store.paths[0]).stem
+    path = directory / f"{stem}.mapped.h5"
+    attributes = {
+        **store.attributes,
+        "raw_width": store.width,
+        "standardised": standardise,
+        "pca_width": pca,
+        "explained_variance": round(found.explained, 6),
+        "fitted_on": f"{fitted} images that training shows",
+        "map": f"{stem}.map.npz",
+    }
+    width, dtype = found.matrix.shape[1], str(store.dtype)
+    ids = np.asarray(store.ids)
+    with ImageStoreWriter(path, width, dtype, attributes=attributes) as writer:
+        for begin in range(0, len(ids), _ROWS):
+            block = ids[begin : begin + _ROWS]
+            writer.write(block, found(store.read(block)))
+    np.savez(directory / f"{stem}.map.npz", mean=found.mean, matrix=found.matrix)
+    for old in store.paths:
+        pathlib.Path(old).unlink()
+    path.rename(directory / f"{stem}.h5")
+    set_image_store(directory, f"{stem}.h5", name)
