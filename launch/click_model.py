@@ -134,15 +134,25 @@ def load_run(
         ConfigError: If the run has no checkpoint, or the data set does not fit the model.
         CheckpointError: If the checkpoint is not whole.
     """
-    checkpoint = tf.train.latest_checkpoint(str(run.best)) if which == "best" else None
-    checkpoint = checkpoint or tf.train.latest_checkpoint(str(run.checkpoints))
     config = run.read_config()
     samples = samples or Samples.open(config.dataset)
-    if checkpoint is None:
-        raise ConfigError(f"{run.path} has no checkpoint yet; let python -m launch.train go on")
+    checkpoint = checkpoint_of(run, which)
     model = make_run_model(run, samples)
     checkpoints.restore(tf.train.Checkpoint(model=model), checkpoint)
     return model, samples, config
+
+
+def checkpoint_of(run: RunDirectory, which: str = "best") -> str:
+    """Returns the path of a run's checkpoint, "best" by validation AUC if it has one, or "last".
+
+    Raises:
+        ConfigError: If the run has no checkpoint.
+    """
+    checkpoint = tf.train.latest_checkpoint(str(run.best)) if which == "best" else None
+    checkpoint = checkpoint or tf.train.latest_checkpoint(str(run.checkpoints))
+    if checkpoint is None:
+        raise ConfigError(f"{run.path} has no checkpoint yet; let python -m launch.train go on")
+    return checkpoint
 
 
 def make_run_model(run: RunDirectory, samples: Samples) -> keras.Model:

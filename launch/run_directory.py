@@ -46,6 +46,14 @@ ALL_LABELS, FIRST_LABEL = LABELS = ("all", "first")
 CHIEF, EVALUATOR, NONE = VALIDATIONS = ("chief", "evaluator", "none")
 """Who validates: the chief between segments, an evaluator process, or nobody."""
 
+NO_START, PARTIAL_START, FULL_START, IMAGES_START = WARM_STARTS = (
+    "none",
+    "partial",
+    "full",
+    "images",
+)
+"""What begins with another run's weights: nothing, all but what belongs to ids, all, or E alone."""
+
 INTERRUPTED = "interrupted"
 """How the report says that a training ended which was not done."""
 
@@ -73,6 +81,9 @@ class RunConfig:
         images: Images that the model sees, one of `IMAGES`; "" for those that its name stands for:
             both of dicm, none of the others.
         labels: Of several labels predict "all", or the "first" alone (as prerank does).
+        warm_start: Directory of the run whose weights this one begins with; "" for none.
+        warm_start_mode: Which of its weights, one of `WARM_STARTS`; "" for partial with
+            `warm_start`, none without.
     """
 
     dataset: str
@@ -92,6 +103,8 @@ class RunConfig:
     ams: AmsConfig = dataclasses.field(default_factory=AmsConfig)
     images: str = ""
     labels: str = ALL_LABELS
+    warm_start: str = ""
+    warm_start_mode: str = ""
 
     def __post_init__(self) -> None:
         if self.images == "":
@@ -100,6 +113,15 @@ class RunConfig:
             raise ConfigError(
                 f"model dicm without images is {EMBEDDING_MLP}; ask for that, or for some of "
                 f"the images: {', '.join(IMAGES[1:])}"
+            )
+        if self.warm_start_mode == "":
+            mode = PARTIAL_START if self.warm_start else NO_START
+            object.__setattr__(self, "warm_start_mode", mode)
+        if self.warm_start_mode == NO_START:
+            object.__setattr__(self, "warm_start", "")
+        elif not self.warm_start:
+            raise ConfigError(
+                f"--warm_start_mode={self.warm_start_mode} needs --warm_start, the run to start from"
             )
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
@@ -149,10 +171,11 @@ _CHOICES = {
     "missing": ("error", "zeros"),
     "images": IMAGES,
     "labels": LABELS,
+    "warm_start_mode": WARM_STARTS,
 }
 
 # What configurations of earlier versions lack, and what their runs did.
-_ADDED = {"images": "", "labels": FIRST_LABEL}
+_ADDED = {"images": "", "labels": FIRST_LABEL, "warm_start": "", "warm_start_mode": ""}
 
 # What may change between two calls that continue one run.
 _MAY_CHANGE = ("epochs", "patience", "ams", "dataset")
@@ -191,6 +214,8 @@ class RunDirectory:
             ConfigError: Naming what differs.
         """
         if not self._has_checkpoint():
+            if config.warm_start:
+                _check_is_run(config.warm_start)
             return
         before = dataclasses.asdict(self.read_config())
         if before["labels"] != config.labels and len(Schema.load(self.path).labels) == 1:
@@ -238,6 +263,13 @@ class RunDirectory:
             return RunConfig(**{**content, **lists, "ams": AmsConfig(**ams)})
         except ConfigError as error:
             raise ConfigError(f"{self.config}: {error}") from error
+
+
+def _check_is_run(warm_start: str) -> None:
+    try:
+        RunDirectory(warm_start).read_config()
+    except ConfigError as error:
+        raise ConfigError(f"--warm_start={warm_start}: {error}") from error
 
 
 def read_rows(path: pathlib.Path) -> tuple[list[str] | None, list[dict[str, float]]]:

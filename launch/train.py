@@ -34,6 +34,7 @@ from launch.run_directory import (
     MODELS,
     NONE,
     VALIDATIONS,
+    WARM_STARTS,
     RunConfig,
     RunDirectory,
     read_json,
@@ -150,6 +151,20 @@ flags.DEFINE_integer(
     "On a cluster: a table of ids of more bytes is split over the parameter servers; 0: none is.",
     lower_bound=0,
 )
+flags.DEFINE_string(
+    "warm_start",
+    None,
+    "Directory of a run whose best weights a new run begins with. A run that goes on from its own "
+    "checkpoint does not begin again.",
+)
+flags.DEFINE_enum(
+    "warm_start_mode",
+    None,
+    WARM_STARTS,
+    "warm_start: which weights. partial, the default: all but those that belong to ids, so that "
+    "the ids may be others. full: all. images: those of the embedding model of images; the run may "
+    "be of another model.",
+)
 flags.DEFINE_integer("seed", 0, "Seed of initial weights and shuffling.")
 flags.DEFINE_integer(
     "patience",
@@ -238,6 +253,8 @@ def _config() -> RunConfig:
         aggregator=FLAGS.aggregator,
         images=FLAGS.images or "",
         labels=FLAGS.labels,
+        warm_start=FLAGS.warm_start or "",
+        warm_start_mode=FLAGS.warm_start_mode or "",
         missing=FLAGS.missing,
         batch_size=FLAGS.batch_size,
         epochs=FLAGS.epochs,
