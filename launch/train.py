@@ -151,6 +151,55 @@ flags.DEFINE_integer(
     "On a cluster: a table of ids of more bytes is split over the parameter servers; 0: none is.",
     lower_bound=0,
 )
+flags.DEFINE_float(
+    "id_l2",
+    0.0,
+    "L2 of the embeddings of ids that a batch has, divided by how often each occurs in training "
+    "(mini-batch aware regularisation of DIN).",
+    lower_bound=0.0,
+)
+flags.DEFINE_float(
+    "id_gate",
+    0.0,
+    "Scale embeddings of ids by n / (n + this), n being how often the id occurs in training, so "
+    "that an id which was hardly seen says little; 0: do not.",
+    lower_bound=0.0,
+)
+flags.DEFINE_list(
+    "id_gate_fields", None, "id_gate: its fields; by default those of one id of side ad."
+)
+flags.DEFINE_float(
+    "id_dropout",
+    0.0,
+    "Probability that in training an id counts as unknown, for which there is one embedding. An id "
+    "that training has not seen counts as unknown then too.",
+    lower_bound=0.0,
+    upper_bound=0.99,
+)
+flags.DEFINE_list(
+    "id_dropout_fields", None, "id_dropout: its fields; by default those of one id of side ad."
+)
+flags.DEFINE_float(
+    "image_dropout",
+    0.0,
+    "images: probability that in training a sample's images are dropped, all of them.",
+    lower_bound=0.0,
+    upper_bound=0.99,
+)
+flags.DEFINE_float(
+    "learning_rate_decay",
+    1.0,
+    "Factor of the learning rate every --decay_steps; 1: it stays.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+flags.DEFINE_integer(
+    "decay_steps",
+    24_000,
+    "learning_rate_decay: updates of the optimizer between two falls of the learning rate. On a "
+    "cluster each worker's step is one, with --merge=sync each round.",
+    lower_bound=1,
+)
 flags.DEFINE_string(
     "warm_start",
     None,
@@ -253,6 +302,14 @@ def _config() -> RunConfig:
         aggregator=FLAGS.aggregator,
         images=FLAGS.images or "",
         labels=FLAGS.labels,
+        id_l2=FLAGS.id_l2,
+        id_gate=FLAGS.id_gate,
+        id_gate_fields=tuple(FLAGS.id_gate_fields or ()),
+        id_dropout=FLAGS.id_dropout,
+        id_dropout_fields=tuple(FLAGS.id_dropout_fields or ()),
+        image_dropout=FLAGS.image_dropout,
+        learning_rate_decay=FLAGS.learning_rate_decay,
+        decay_steps=FLAGS.decay_steps,
         warm_start=FLAGS.warm_start or "",
         warm_start_mode=FLAGS.warm_start_mode or "",
         missing=FLAGS.missing,

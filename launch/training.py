@@ -24,7 +24,6 @@ from amstf import AdvancedModelServerStrategy, Samples, SharedBatches, ops
 from amstf.config import SYNC
 from amstf.data import record_errors
 from amstf.errors import ConfigError, SampleError
-from amstf.optimizers import Adam
 from amstf.schema import IMAGE
 from amstf.strategy import num_split, whole_weights
 from launch import (
@@ -36,6 +35,7 @@ from launch import (
     fresh_thread,
     impressions,
     native_logs,
+    occurrences,
     warm_start,
 )
 from launch.run_directory import (
@@ -136,7 +136,7 @@ class Training:
                 self._segment_steps = math.ceil(self._segment_steps / workers) * workers
         with self._strategy.scope():
             self._model = click_model.make_model(self.config, self.samples.schema, self._stores)
-            optimizer = Adam(self.config.learning_rate)
+            optimizer = click_model.make_optimizer(self.config)
             self._model.compile(optimizer, "binary_crossentropy")
             # Now and not in the first step, so that a checkpoint restores the slots at once.
             optimizer.build(self._model.trainable_variables)
@@ -189,6 +189,7 @@ class Training:
         if started := warm_start.apply(self._model, self.samples.schema, self.config):
             self._warm_start = started._asdict()
             print(started, flush=True)
+        occurrences.count(self._model, self.samples, TRAIN)
 
     def _keep_interrupted(self) -> str:
         """Keeps a checkpoint and a report of a training that was interrupted; returns its path."""

@@ -28,9 +28,10 @@ from launch.run_directory import (
     RunDirectory,
 )
 
-# A model's children that are not its weights, and an IdEmbedding's that belong to ids.
+# A model's children that are not its weights, and an IdEmbedding's that belong to ids. Occurrences
+# are always those in the new run's data.
 _OF_TRAINING = "optimizer"
-_OF_IDS = ("tables", "_hashing", "occurrences")
+_OF_IDS = {PARTIAL_START: ("tables", "_hashing", "occurrences"), FULL_START: ("occurrences",)}
 _MOST_NAMED = 4
 
 
@@ -137,9 +138,9 @@ def _part_of(model: keras.Model, mode: str) -> tf.train.Checkpoint:
     children = {k: v for k, v in view.children(model).items() if k != _OF_TRAINING}
     if mode == IMAGES_START:
         children = {"image_embeddings": children["image_embeddings"]}
-    if mode == PARTIAL_START:
+    else:
         ids = view.children(children["id_embedding"])
-        shared = {name: child for name, child in ids.items() if name not in _OF_IDS}
+        shared = {name: child for name, child in ids.items() if name not in _OF_IDS[mode]}
         children["id_embedding"] = tf.train.Checkpoint(**shared)
     return tf.train.Checkpoint(**children)
 

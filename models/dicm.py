@@ -16,6 +16,7 @@ from models.embedding_mlp import EmbeddingMlp
 from models.images import ImageInputs
 from models.keras_names import PACKAGE
 from models.logistic_regression import LogisticRegression
+from models.sample_dropout import SampleDropout
 
 BASE_NETWORKS: dict[str, type[EmbeddingMlp]] = {
     "lr": LogisticRegression,
@@ -57,6 +58,8 @@ class Dicm(ImageInputs, EmbeddingMlp):
         image_embedding: Layer from int64 ids of any shape, -1 for none, to [..., D], or store name
             -> layer. Replaces the `AmsEmbedding` that is made of images, embedding_model, missing;
             for example by a table of embeddings computed beforehand, as serving does.
+        image_dropout: Probability that in training a sample's image vectors, the ad's and the
+            aggregated behaviours', are made zero together (`models.SampleDropout`).
         **kwargs: Further arguments of `EmbeddingMlp`.
 
     Raises:
@@ -90,6 +93,7 @@ class Dicm(ImageInputs, EmbeddingMlp):
         ad_image: str | Literal[False] | None = None,
         behaviour_images: str | Literal[False] | None = None,
         image_embedding: keras.layers.Layer | Mapping[str, keras.layers.Layer] | None = None,
+        image_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(schema, hidden, dropout, base=_base_network(base), **kwargs)
@@ -107,6 +111,9 @@ class Dicm(ImageInputs, EmbeddingMlp):
                 "Dicm has no image: the schema has neither an image field of side 'ad' nor an "
                 "image list of side 'user', or both are switched off; use EmbeddingMlp for ids only"
             )
+        self.image_dropout = None
+        if image_dropout:
+            self.image_dropout = SampleDropout(image_dropout, name="image_dropout")
         self.aggregator = None
         if self.behaviour_images:
             self.aggregator = make_aggregator(aggregator, self.behaviour_images.max_length)
@@ -132,7 +139,7 @@ class Dicm(ImageInputs, EmbeddingMlp):
     def join(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Returns ID embeddings, ad image and aggregated behaviours side by side, [B, width]."""
         embedded = self.id_embedding(inputs, per_field=True)
-        parts = [self.id_embedding.join(embedded)]
+        parts: list[tf.Tensor] = []
         images = self._embed_images(inputs, (self.ad_image, self.behaviour_images))
         query = None
         if self.ad_image is not None:
@@ -142,13 +149,16 @@ class Dicm(ImageInputs, EmbeddingMlp):
             behaviours, mask = images[self.behaviour_images.name]
             ad_ids = self.id_embedding.join(embedded, side="ad") if self._has_ad_ids else None
             parts.append(self.aggregator(behaviours, mask, query, ad_ids))
-        return tf.concat(parts, axis=-1)
+        if self.image_dropout is not None:
+            parts = self.image_dropout(parts)
+        return tf.concat([self.id_embedding.join(embedded), *parts], axis=-1)
 
     def get_config(self) -> dict[str, Any]:
         """Describes the model, its image stores by their paths."""
         return {
             **super().get_config(),
             **self._image_config(),
+            "image_dropout": self.image_dropout.rate if self.image_dropout else 0.0,
             "aggregator": self.aggregator and keras.layers.serialize(self.aggregator),
         }
 

@@ -86,7 +86,7 @@ def test_partial_reads_all_but_what_belongs_to_ids(samples, tmp_path):
     # E may be trained by a model of another kind.
     changed, said = started(samples, MORE_FIELDS, warm_start=lr, warm_start_mode="images")
     names = {name for name, read in changed.items() if read}
-    assert len(names) == 5 and all(name.startswith(("dense", "p_re_lu")) for name in names)
+    assert len(names) == 6 and all(name.startswith(("dense", "p_re_lu")) for name in names)
 
 
 def test_full_reads_all(samples, tmp_path):
@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_named(samples, tmp_path, schema, changes, message)
 
 def test_a_run_that_is_not_there_is_named_with_the_flag(samples, tmp_path):
     new = RunDirectory(tmp_path / "new")
-    with pytest.raises(ConfigError, match="--warm_start=/nowhere: .*is not a run"):
+    with pytest.raises(ConfigError, match=r"--warm_start=/nowhere: .*is not a run"):
         new.check(config(samples, warm_start="/nowhere"))
     with pytest.raises(ConfigError, match="--warm_start_mode=full needs --warm_start"):
         config(samples, warm_start_mode="full")
