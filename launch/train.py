@@ -21,7 +21,7 @@ from absl import flags
 
 from amstf.config import MERGES, PLACEMENTS, WIRE_DTYPES, AmsConfig
 from amstf.errors import ConfigError
-from launch import chief_process, flag_values, native_logs, program, server, tf_config
+from launch import chief_process, flag_values, native_logs, presets, program, server, tf_config
 from launch.local_cluster import LocalCluster, parse_cluster
 from launch.local_evaluator import LocalEvaluator
 from launch.run_directory import (
@@ -48,8 +48,14 @@ flags.DEFINE_enum(
     None,
     MODELS,
     "lr: logistic regression. embedding_mlp: embeddings and an MLP. din: attention over the ids of "
-    "behaviours. prerank: two towers and an inner product. dicm: embedding_mlp that sees images.",
-    required=True,
+    "behaviours. prerank: two towers and an inner product. dicm: embedding_mlp that sees images. "
+    "Needed here or in --preset.",
+)
+flags.DEFINE_string(
+    "preset",
+    None,
+    "Recipe of training, a name or the path of a PRESET.py: sets flags that are not on the command "
+    f"line. {presets.summary()}",
 )
 flags.DEFINE_enum(
     "images",
@@ -255,6 +261,11 @@ def main(arguments: list[str]) -> int:
     role = _role()
     if role is not None and role.type in ("worker", "ps"):
         server.serve(role)
+    if FLAGS.preset:
+        own = [flag.name for flag in FLAGS.get_key_flags_for_module(sys.argv[0])]
+        presets.apply(FLAGS.preset, FLAGS, own)
+    if FLAGS.model is None:
+        raise ConfigError("flag --model is missing; see: python -m launch.train --help")
     config = _config()
     if role is not None and role.type == EVALUATOR:
         from launch.evaluator import Evaluator
@@ -310,6 +321,7 @@ def _config() -> RunConfig:
         image_dropout=FLAGS.image_dropout,
         learning_rate_decay=FLAGS.learning_rate_decay,
         decay_steps=FLAGS.decay_steps,
+        preset=FLAGS.preset or "",
         warm_start=FLAGS.warm_start or "",
         warm_start_mode=FLAGS.warm_start_mode or "",
         missing=FLAGS.missing,

@@ -11,16 +11,17 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf.schema import Field, Schema
-from models import Dicm, TwoTower, build, image_tower
+from models import Dicm, IdRegularization, TwoTower, build, image_tower
 from tests.helpers import CLICK_SCHEMA, random_batch, tensors
 
 _EPOCHS, _STEPS, _BATCH = 2, 6, 16
 _TWO_LABELS = Schema((*CLICK_SCHEMA.fields, Field("buy", "label")))
-_L2 = keras.regularizers.L2(0.01)
+_RULE = IdRegularization(l2=0.01, gate=2.0, gate_fields=("item", "liked"))
+_FEATURES = tensors(random_batch(CLICK_SCHEMA, _BATCH * _STEPS, 4))
 
 MODELS = {
     "mlp": lambda images: Dicm(
-        CLICK_SCHEMA, *images, "attentive", hidden=(8,), embeddings_regularizer=_L2
+        CLICK_SCHEMA, *images, "attentive", hidden=(8,), embeddings_regularizer=_RULE
     ),
     "din": lambda images: Dicm(_TWO_LABELS, *images, "multi_query", hidden=(8,), base="din"),
     "lr": lambda images: Dicm(_TWO_LABELS, *images, "max", base="lr"),
@@ -35,7 +36,9 @@ def make(name, store_path, checkpoint=None):
     images = amstf.ImageStore.open(store_path), image_tower((6, 3))
     model = MODELS[name](images)
     build(model, model.schema)
-    if checkpoint:
+    if not checkpoint:
+        model.id_embedding.count([_FEATURES])
+    else:
         tf.train.Checkpoint(model=model).restore(checkpoint).assert_existing_objects_matched()
     model.compile(keras.optimizers.SGD(0.5), "binary_crossentropy")
     return model
@@ -43,11 +46,10 @@ def make(name, store_path, checkpoint=None):
 
 def train(model):
     """Trains it on data that is the same in every process."""
-    features = tensors(random_batch(CLICK_SCHEMA, _BATCH * _STEPS, 4))
-    clicks = tf.cast(features["user"] % 2, tf.float32)[:, None]
-    labels = {"click": clicks, "buy": clicks * tf.cast(features["item"] % 2, tf.float32)[:, None]}
+    clicks = tf.cast(_FEATURES["user"] % 2, tf.float32)[:, None]
+    labels = {"click": clicks, "buy": clicks * tf.cast(_FEATURES["item"] % 2, tf.float32)[:, None]}
     target = labels if len(model.labels) > 1 else clicks
-    data = tf.data.Dataset.from_tensor_slices((features, target)).batch(_BATCH).repeat()
+    data = tf.data.Dataset.from_tensor_slices((_FEATURES, target)).batch(_BATCH).repeat()
     model.fit(data, epochs=_EPOCHS, steps_per_epoch=_STEPS, verbose=0)
 
 
@@ -62,6 +64,9 @@ def _main(store_path, directory):
     for name in MODELS:
         with strategy.scope():
             model = make(name, store_path, f"{directory}/{name}-start-1")
+        model.id_embedding.count(
+            [_FEATURES]
+        )  # Again: that of the checkpoint was counted elsewhere.
         tables = [table.embeddings for table in model.id_embedding.tables.values()]
         train(model)
         report[name] = {
