@@ -12,6 +12,7 @@ import tf_keras as keras
 from amstf.data import Samples
 from amstf.errors import ConfigError
 from amstf.layers import AmsEmbedding
+from amstf.optimizers import Adam
 from amstf.schema import IMAGE, Schema
 from amstf.store import ImageStore
 from launch import checkpoints
@@ -28,7 +29,16 @@ from launch.run_directory import (
     RunConfig,
     RunDirectory,
 )
-from models import Dicm, Din, EmbeddingMlp, LogisticRegression, TwoTower, build, image_tower
+from models import (
+    Dicm,
+    Din,
+    EmbeddingMlp,
+    IdRegularization,
+    LogisticRegression,
+    TwoTower,
+    build,
+    image_tower,
+)
 
 _BASE_NETWORKS = {
     LR: LogisticRegression,
@@ -76,7 +86,11 @@ def make_model(config: RunConfig, schema: Schema, stores: dict[str, ImageStore])
         SchemaError: If the schema has no fields that the model needs.
     """
     keras.utils.set_random_seed(config.seed)
-    common = {"hidden": config.hidden, "dropout": config.dropout}
+    common = {
+        "hidden": config.hidden,
+        "dropout": config.dropout,
+        "embeddings_regularizer": _id_regularization(config),
+    }
     images = _image_arguments(config, schema, stores)
     if config.model == PRERANK:
         return build(TwoTower(schema, **common, **images), schema)
@@ -87,9 +101,26 @@ def make_model(config: RunConfig, schema: Schema, stores: dict[str, ImageStore])
     return build(Dicm(schema, base=base, **common, **images), schema)
 
 
+def _id_regularization(config: RunConfig) -> IdRegularization | None:
+    if not (config.id_l2 or config.id_gate or config.id_dropout):
+        return None
+    return IdRegularization(
+        config.id_l2,
+        config.id_gate,
+        config.id_gate_fields or None,
+        config.id_dropout,
+        config.id_dropout_fields or None,
+    )
+
+
 def _image_arguments(
     config: RunConfig, schema: Schema, stores: dict[str, ImageStore]
 ) -> dict[str, Any]:
+    if config.image_dropout and (config.model == PRERANK or config.images == NO_IMAGES):
+        raise ConfigError(
+            f"--image_dropout={config.image_dropout:g} drops images that a model sees beside ids; "
+            f"{config.title} has none to drop, leave it out"
+        )
     if config.images == NO_IMAGES:
         return {"ad_image": False, "behaviour_images": False}
     if not stores:
@@ -113,7 +144,10 @@ def _image_arguments(
                 f"{name!r} ({store.paths[0]}) holds {store.width}; use the features that the run "
                 "was trained on"
             )
+    # Two towers do not know it.
+    dropout = {"image_dropout": config.image_dropout} if config.image_dropout else {}
     return {
+        **dropout,
         "images": stores,
         "embedding_model": functools.partial(
             image_tower, config.tower, dropout=config.tower_dropout
@@ -123,6 +157,17 @@ def _image_arguments(
         "ad_image": False if config.images == BEHAVIOUR_IMAGES else None,
         "behaviour_images": False if config.images == AD_IMAGE else None,
     }
+
+
+def make_optimizer(config: RunConfig) -> Adam:
+    """Makes the optimizer of a run, whose learning rate follows from its count of updates."""
+    if config.learning_rate_decay == 1:
+        return Adam(config.learning_rate)
+    return Adam(
+        keras.optimizers.schedules.ExponentialDecay(
+            config.learning_rate, config.decay_steps, config.learning_rate_decay, staircase=True
+        )
+    )
 
 
 def image_layers(model: keras.Model) -> dict[str, AmsEmbedding]:
@@ -147,15 +192,25 @@ def load_run(
         ConfigError: If the run has no checkpoint, or the data set does not fit the model.
         CheckpointError: If the checkpoint is not whole.
     """
-    checkpoint = tf.train.latest_checkpoint(str(run.best)) if which == "best" else None
-    checkpoint = checkpoint or tf.train.latest_checkpoint(str(run.checkpoints))
     config = run.read_config()
     samples = samples or Samples.open(config.dataset)
-    if checkpoint is None:
-        raise ConfigError(f"{run.path} has no checkpoint yet; let python -m launch.train go on")
+    checkpoint = checkpoint_of(run, which)
     model = make_run_model(run, samples)
     checkpoints.restore(tf.train.Checkpoint(model=model), checkpoint)
     return model, samples, config
+
+
+def checkpoint_of(run: RunDirectory, which: str = "best") -> str:
+    """Returns the path of a run's checkpoint, "best" by validation AUC if it has one, or "last".
+
+    Raises:
+        ConfigError: If the run has no checkpoint.
+    """
+    checkpoint = tf.train.latest_checkpoint(str(run.best)) if which == "best" else None
+    checkpoint = checkpoint or tf.train.latest_checkpoint(str(run.checkpoints))
+    if checkpoint is None:
+        raise ConfigError(f"{run.path} has no checkpoint yet; let python -m launch.train go on")
+    return checkpoint
 
 
 def make_run_model(run: RunDirectory, samples: Samples) -> keras.Model:

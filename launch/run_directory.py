@@ -49,6 +49,14 @@ CHIEF, EVALUATOR, NONE = VALIDATIONS = ("chief", "evaluator", "none")
 ALL, NEW = "all", "new items"
 """Parts of a split that an evaluation measures: all impressions, and those of new items."""
 
+NO_START, PARTIAL_START, FULL_START, IMAGES_START = WARM_STARTS = (
+    "none",
+    "partial",
+    "full",
+    "images",
+)
+"""What begins with another run's weights: nothing, all but what belongs to ids, all, or E alone."""
+
 INTERRUPTED = "interrupted"
 """How the report says that a training ended which was not done."""
 
@@ -77,6 +85,18 @@ class RunConfig:
         images: Images that the model sees, one of `IMAGES`; "" for those that its name stands for:
             both of dicm, none of the others.
         labels: Of several labels predict "all", or the "first" alone (as prerank does).
+        warm_start: Directory of the run whose weights this one begins with; "" for none.
+        id_l2: L2 of embeddings of ids by how often an id occurs, see `models.IdRegularization`.
+        id_gate: Occurrences after which an id says half of what it could; 0: no gate.
+        id_gate_fields: Fields with the gate; () for the ad's.
+        id_dropout: Probability that in training an id counts as unknown.
+        id_dropout_fields: Fields with that dropout; () for the ad's.
+        image_dropout: Probability that in training a sample's images are dropped.
+        learning_rate_decay: Factor of the learning rate every `decay_steps`; 1: none.
+        decay_steps: Updates of the optimizer.
+        preset: Name of the flags' preset, "" for none; what they were is in the other attributes.
+        warm_start_mode: Which of its weights, one of `WARM_STARTS`; "" for partial with
+            `warm_start`, none without.
     """
 
     dataset: str
@@ -96,6 +116,17 @@ class RunConfig:
     ams: AmsConfig = dataclasses.field(default_factory=AmsConfig)
     images: str = ""
     labels: str = ALL_LABELS
+    warm_start: str = ""
+    warm_start_mode: str = ""
+    id_l2: float = 0.0
+    id_gate: float = 0.0
+    id_gate_fields: tuple[str, ...] = ()
+    id_dropout: float = 0.0
+    id_dropout_fields: tuple[str, ...] = ()
+    image_dropout: float = 0.0
+    learning_rate_decay: float = 1.0
+    decay_steps: int = 24_000
+    preset: str = ""
 
     def __post_init__(self) -> None:
         if self.images == "":
@@ -104,6 +135,16 @@ class RunConfig:
             raise ConfigError(
                 f"model dicm without images is {EMBEDDING_MLP}; ask for that, or for some of "
                 f"the images: {', '.join(IMAGES[1:])}"
+            )
+        if self.warm_start_mode == "":
+            mode = PARTIAL_START if self.warm_start else NO_START
+            object.__setattr__(self, "warm_start_mode", mode)
+        if self.warm_start_mode == NO_START:
+            object.__setattr__(self, "warm_start", "")
+        elif not self.warm_start:
+            raise ConfigError(
+                f"--warm_start_mode={self.warm_start_mode} needs --warm_start, the run to begin "
+                "with"
             )
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
@@ -148,6 +189,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "patience": (0, 1 << 31),
     "image_width": (0, 1 << 32),
+    "id_l2": (0.0, sys.float_info.max),
+    "id_gate": (0.0, sys.float_info.max),
+    "id_dropout": (0.0, 0.99),
+    "image_dropout": (0.0, 0.99),
+    "learning_rate_decay": (0.0, 1.0),
+    "decay_steps": (1, 1 << 31),
 }
 _CHOICES = {
     "model": MODELS,
@@ -155,13 +202,14 @@ _CHOICES = {
     "missing": ("error", "zeros"),
     "images": IMAGES,
     "labels": LABELS,
+    "warm_start_mode": WARM_STARTS,
 }
 
-# What configurations of earlier versions lack, and what their runs did.
+# What configurations of earlier versions lack, where the default now is not what their runs did.
 _ADDED = {"images": "", "labels": FIRST_LABEL}
 
 # What may change between two calls that continue one run.
-_MAY_CHANGE = ("epochs", "patience", "ams", "dataset")
+_MAY_CHANGE = ("epochs", "patience", "ams", "dataset", "preset")
 _NOT_YET_KNOWN = ("image_width", 0)  # Before the image store is open.
 
 
@@ -197,6 +245,8 @@ class RunDirectory:
             ConfigError: Naming what differs.
         """
         if not self._has_checkpoint():
+            if config.warm_start:
+                _check_is_run(config.warm_start)
             return
         before = dataclasses.asdict(self.read_config())
         if before["labels"] != config.labels and len(Schema.load(self.path).labels) == 1:
@@ -231,7 +281,7 @@ class RunDirectory:
         Raises:
             ConfigError: If the directory holds no run, or one of another version.
         """
-        content = {**_ADDED, **read_json(self.config, "a run; python -m launch.train makes one")}
+        content = {**_added(), **read_json(self.config, "a run; python -m launch.train makes one")}
         names = {field.name for field in dataclasses.fields(RunConfig)}
         ams = content.get("ams")
         if isinstance(ams, dict):
@@ -244,6 +294,20 @@ class RunDirectory:
             return RunConfig(**{**content, **lists, "ams": AmsConfig(**ams)})
         except ConfigError as error:
             raise ConfigError(f"{self.config}: {error}") from error
+
+
+def _added() -> dict[str, Any]:
+    """Values of attributes that a configuration of an earlier version may lack."""
+    fields = dataclasses.fields(RunConfig)
+    later = {f.name: f.default for f in fields[[f.name for f in fields].index("images") :]}
+    return {**later, **_ADDED}
+
+
+def _check_is_run(warm_start: str) -> None:
+    try:
+        RunDirectory(warm_start).read_config()
+    except ConfigError as error:
+        raise ConfigError(f"--warm_start={warm_start}: {error}") from error
 
 
 def read_rows(path: pathlib.Path) -> tuple[list[str] | None, list[dict[str, float]]]:

@@ -21,7 +21,7 @@ from absl import flags
 
 from amstf.config import MERGES, PLACEMENTS, WIRE_DTYPES, AmsConfig
 from amstf.errors import ConfigError
-from launch import chief_process, flag_values, native_logs, program, server, tf_config
+from launch import chief_process, flag_values, native_logs, presets, program, server, tf_config
 from launch.local_cluster import LocalCluster, parse_cluster
 from launch.local_evaluator import LocalEvaluator
 from launch.run_directory import (
@@ -34,6 +34,7 @@ from launch.run_directory import (
     MODELS,
     NONE,
     VALIDATIONS,
+    WARM_STARTS,
     RunConfig,
     RunDirectory,
     read_json,
@@ -47,8 +48,14 @@ flags.DEFINE_enum(
     None,
     MODELS,
     "lr: logistic regression. embedding_mlp: embeddings and an MLP. din: attention over the ids of "
-    "behaviours. prerank: two towers and an inner product. dicm: embedding_mlp that sees images.",
-    required=True,
+    "behaviours. prerank: two towers and an inner product. dicm: embedding_mlp that sees images. "
+    "Needed here or in --preset.",
+)
+flags.DEFINE_string(
+    "preset",
+    None,
+    "Recipe of training, a name or the path of a PRESET.py: sets flags that are not on the command "
+    f"line. {presets.summary()}",
 )
 flags.DEFINE_enum(
     "images",
@@ -150,6 +157,69 @@ flags.DEFINE_integer(
     "On a cluster: a table of ids of more bytes is split over the parameter servers; 0: none is.",
     lower_bound=0,
 )
+flags.DEFINE_float(
+    "id_l2",
+    0.0,
+    "L2 of the embeddings of ids that a batch has, divided by how often each occurs in training "
+    "(mini-batch aware regularisation of DIN).",
+    lower_bound=0.0,
+)
+flags.DEFINE_float(
+    "id_gate",
+    0.0,
+    "Scale embeddings of ids by n / (n + this), n being how often the id occurs in training, so "
+    "that an id which was hardly seen says little; 0: do not.",
+    lower_bound=0.0,
+)
+flags.DEFINE_list(
+    "id_gate_fields", None, "id_gate: its fields; by default those of one id of side ad."
+)
+flags.DEFINE_float(
+    "id_dropout",
+    0.0,
+    "Probability that in training an id counts as unknown, for which there is one embedding. An id "
+    "that training has not seen counts as unknown then too.",
+    lower_bound=0.0,
+    upper_bound=0.99,
+)
+flags.DEFINE_list(
+    "id_dropout_fields", None, "id_dropout: its fields; by default those of one id of side ad."
+)
+flags.DEFINE_float(
+    "image_dropout",
+    0.0,
+    "images: probability that in training a sample's images are dropped, all of them.",
+    lower_bound=0.0,
+    upper_bound=0.99,
+)
+flags.DEFINE_float(
+    "learning_rate_decay",
+    1.0,
+    "Factor of the learning rate every --decay_steps; 1: it stays.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+flags.DEFINE_integer(
+    "decay_steps",
+    24_000,
+    "learning_rate_decay: updates of the optimizer between two falls of the learning rate. On a "
+    "cluster each worker's step is one, with --merge=sync each round.",
+    lower_bound=1,
+)
+flags.DEFINE_string(
+    "warm_start",
+    None,
+    "Directory of a run whose best weights a new run begins with. A run that goes on from its own "
+    "checkpoint does not begin again.",
+)
+flags.DEFINE_enum(
+    "warm_start_mode",
+    None,
+    WARM_STARTS,
+    "warm_start: which weights. partial, the default: all but those that belong to ids, so that "
+    "the ids may be others. full: all. images: those of the embedding model of images; the run may "
+    "be of another model.",
+)
 flags.DEFINE_integer("seed", 0, "Seed of initial weights and shuffling.")
 flags.DEFINE_integer(
     "patience",
@@ -191,6 +261,11 @@ def main(arguments: list[str]) -> int:
     role = _role()
     if role is not None and role.type in ("worker", "ps"):
         server.serve(role)
+    if FLAGS.preset:
+        own = [flag.name for flag in FLAGS.get_key_flags_for_module(sys.argv[0])]
+        presets.apply(FLAGS.preset, FLAGS, own)
+    if FLAGS.model is None:
+        raise ConfigError("flag --model is missing; see: python -m launch.train --help")
     config = _config()
     if role is not None and role.type == EVALUATOR:
         from launch.evaluator import Evaluator
@@ -238,6 +313,17 @@ def _config() -> RunConfig:
         aggregator=FLAGS.aggregator,
         images=FLAGS.images or "",
         labels=FLAGS.labels,
+        id_l2=FLAGS.id_l2,
+        id_gate=FLAGS.id_gate,
+        id_gate_fields=tuple(FLAGS.id_gate_fields or ()),
+        id_dropout=FLAGS.id_dropout,
+        id_dropout_fields=tuple(FLAGS.id_dropout_fields or ()),
+        image_dropout=FLAGS.image_dropout,
+        learning_rate_decay=FLAGS.learning_rate_decay,
+        decay_steps=FLAGS.decay_steps,
+        preset=FLAGS.preset or "",
+        warm_start=FLAGS.warm_start or "",
+        warm_start_mode=FLAGS.warm_start_mode or "",
         missing=FLAGS.missing,
         batch_size=FLAGS.batch_size,
         epochs=FLAGS.epochs,

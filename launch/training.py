@@ -24,7 +24,6 @@ from amstf import AdvancedModelServerStrategy, Samples, SharedBatches, ops
 from amstf.config import SYNC
 from amstf.data import record_errors
 from amstf.errors import ConfigError, SampleError
-from amstf.optimizers import Adam
 from amstf.schema import IMAGE
 from amstf.strategy import num_split, whole_weights
 from launch import (
@@ -36,6 +35,8 @@ from launch import (
     fresh_thread,
     impressions,
     native_logs,
+    occurrences,
+    warm_start,
 )
 from launch.run_directory import (
     CHIEF,
@@ -111,6 +112,7 @@ class Training:
         if validation == EVALUATOR:
             evaluation.check_has_validation(self.samples)
         self._logger: StepLogger | None = None
+        self._warm_start: dict[str, Any] | None = None  # Of a run that begins in this process.
 
     def execute(self) -> dict[str, Any]:
         """Trains until the end and writes the report.
@@ -134,7 +136,7 @@ class Training:
                 self._segment_steps = math.ceil(self._segment_steps / workers) * workers
         with self._strategy.scope():
             self._model = click_model.make_model(self.config, self.samples.schema, self._stores)
-            optimizer = Adam(self.config.learning_rate)
+            optimizer = click_model.make_optimizer(self.config)
             self._model.compile(optimizer, "binary_crossentropy")
             # Now and not in the first step, so that a checkpoint restores the slots at once.
             optimizer.build(self._model.trainable_variables)
@@ -155,6 +157,8 @@ class Training:
             first_step = checkpoints.step_of(newest)
             expected = self._batches.samples_before(first_step)
             impressions.restore(self._impressions, newest, otherwise=expected)
+        else:
+            self._begin()
         self._history = History(self.run.history)
         self._workers = self._make_worker_watch()
         print(self._introduction(first_step), flush=True)
@@ -179,6 +183,13 @@ class Training:
                 print(f"\ncheckpoint kept: {kept}; run the same command to continue", flush=True)
                 raise
         return self._write_report(ended)
+
+    def _begin(self) -> None:
+        """Gives the weights of a new run what they begin with besides random numbers."""
+        if started := warm_start.apply(self._model, self.samples.schema, self.config):
+            self._warm_start = started._asdict()
+            print(started, flush=True)
+        occurrences.count(self._model, self.samples, TRAIN)
 
     def _keep_interrupted(self) -> str:
         """Keeps a checkpoint and a report of a training that was interrupted; returns its path."""
@@ -307,6 +318,8 @@ class Training:
             **self._history.validations(),
             "images": counters,
         }
+        if self._warm_start:
+            report["warm_start"] = self._warm_start
         if servers:
             report["image_servers"] = servers
         if self._workers is not None:

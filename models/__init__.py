@@ -13,7 +13,9 @@ from models.din import Din, DinEmbedding
 from models.embedding_mlp import EmbeddingMlp
 from models.heads import LabelHeads, PredictionHead
 from models.id_embedding import IdEmbedding
+from models.id_regularization import IdRegularization
 from models.logistic_regression import IdWeights, LogisticHead, LogisticRegression
+from models.sample_dropout import SampleDropout
 from models.two_tower import InnerProduct, TwoTower
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "DinEmbedding",
     "EmbeddingMlp",
     "IdEmbedding",
+    "IdRegularization",
     "IdWeights",
     "InnerProduct",
     "LabelHeads",
@@ -37,6 +40,7 @@ __all__ = [
     "Mlp",
     "MultiQueryAttentivePooling",
     "PredictionHead",
+    "SampleDropout",
     "SumPooling",
     "TwoTower",
     "build",

@@ -15,6 +15,7 @@ from models.embedding_mlp import EmbeddingMlp
 from models.images import EmbeddingModels, FieldNames, ImageInputs
 from models.keras_names import PACKAGE
 from models.logistic_regression import LogisticRegression
+from models.sample_dropout import SampleDropout
 
 BASE_NETWORKS: dict[str, type[EmbeddingMlp]] = {
     "lr": LogisticRegression,
@@ -65,6 +66,8 @@ class Dicm(ImageInputs, EmbeddingMlp):
         image_embedding: Layer from int64 ids of any shape, -1 for none, to [..., D], or store name
             -> layer. Replaces the `AmsEmbedding` that is made of images, embedding_model, missing;
             for example by a table of embeddings computed beforehand, as serving does.
+        image_dropout: Probability that in training a sample's image vectors, the ad's and the
+            aggregated behaviours', are made zero together (`models.SampleDropout`).
         **kwargs: Further arguments of `EmbeddingMlp`.
 
     Raises:
@@ -98,6 +101,7 @@ class Dicm(ImageInputs, EmbeddingMlp):
         ad_image: FieldNames = None,
         behaviour_images: FieldNames = None,
         image_embedding: keras.layers.Layer | Mapping[str, keras.layers.Layer] | None = None,
+        image_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(schema, hidden, dropout, base=_base_network(base), **kwargs)
@@ -115,6 +119,9 @@ class Dicm(ImageInputs, EmbeddingMlp):
                 "Dicm has no image: the schema has neither an image field of side 'ad' nor an "
                 "image list of side 'user', or both are switched off; use EmbeddingMlp for ids only"
             )
+        self.image_dropout = None
+        if image_dropout:
+            self.image_dropout = SampleDropout(image_dropout, name="image_dropout")
         self._set_aggregators(aggregator)
         for made in self.aggregators.values():
             self._check_aggregator(made)
@@ -140,8 +147,7 @@ class Dicm(ImageInputs, EmbeddingMlp):
         """Returns ID embeddings, ad images and aggregated behaviours side by side, [B, width]."""
         embedded = self.id_embedding(inputs, per_field=True)
         images = self._embed_images(inputs, (*self.ad_images, *self.behaviour_images))
-        parts = [self.id_embedding.join(embedded)]
-        parts += [images[field.name][0] for field in self.ad_images]
+        parts = [images[field.name][0] for field in self.ad_images]
         ad_ids = self.id_embedding.join(embedded, side="ad") if self._has_ad_ids else None
         aggregators = self.aggregators
         for field in self.behaviour_images:
@@ -149,13 +155,16 @@ class Dicm(ImageInputs, EmbeddingMlp):
             asks = self._query_of(field)
             query = images[asks.name][0] if asks else None
             parts.append(aggregators[field.name](behaviours, mask, query, ad_ids))
-        return tf.concat(parts, axis=-1)
+        if self.image_dropout is not None:
+            parts = self.image_dropout(parts)
+        return tf.concat([self.id_embedding.join(embedded), *parts], axis=-1)
 
     def get_config(self) -> dict[str, Any]:
         """Describes the model, its image stores by their paths."""
         return {
             **super().get_config(),
             **self._image_config(),
+            "image_dropout": self.image_dropout.rate if self.image_dropout else 0.0,
         }
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
 from amstf.errors import SchemaError
 from amstf.schema import DENSE, NO_ID, SIDES, SPARSE, WEIGHTED_SPARSE, Field, Schema
+from models.id_regularization import IdRegularization
 from models.keras_names import PACKAGE
 
 
@@ -43,7 +45,8 @@ class IdEmbedding(keras.layers.Layer):
         embeddings_initializer: Keras initializer of the tables.
         embeddings_regularizer: Keras regularizer, applied in training to the rows that a batch
             touches, each once (the mini-batch aware regularisation of DIN, arXiv 1706.06978, 4.2,
-            with the counts of the batch). Keras' own would touch, and densify, the whole table.
+            without its n_j). Keras' own would touch, and densify, the whole table. An
+            `IdRegularization` goes by how often an id occurs in training; see `count`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
@@ -85,6 +88,11 @@ class IdEmbedding(keras.layers.Layer):
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
         self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
         self.tables: dict[str, keras.layers.Embedding] = {}
+        self.occurrences: dict[str, keras.layers.Embedding] = {}
+        rule = self.embeddings_regularizer
+        self._rule = rule if isinstance(rule, IdRegularization) else IdRegularization()
+        self._gated = self._rule.gated(self.fields)
+        self._dropped = self._rule.dropped(self.fields)
         self._hashing: dict[str, keras.layers.Hashing] = {}
         for field in self.fields:
             if field.kind != DENSE and field.table_name not in self.tables:
@@ -100,6 +108,17 @@ class IdEmbedding(keras.layers.Layer):
             embeddings_initializer=initializer.__class__.from_config(initializer.get_config()),
             name="table_" + re.sub(r"[^A-Za-z0-9_.-]", "_", field.table_name),
         )
+        shared = {f.name for f in self.fields if f.num_ids and f.table_name == field.table_name}
+        if self._rule.l2 or shared & (self._gated | self._dropped):
+            # A table like the others, so that on a cluster it is split and asked as they are.
+            self.occurrences[field.table_name] = keras.layers.Embedding(
+                field.num_ids + unknown_row,
+                1,
+                embeddings_initializer="zeros",
+                trainable=False,
+                dtype=tf.float32,
+                name=self.tables[field.table_name].name + "_occurrences",
+            )
         if field.hash_size:
             self._hashing[field.table_name] = keras.layers.Hashing(field.hash_size)
 
@@ -167,12 +186,62 @@ class IdEmbedding(keras.layers.Layer):
     ) -> dict[str, tf.Tensor]:
         """Returns the embeddings [N, width] of the values of fields that share a table."""
         indices = [self._indices(field, flat[field.name].values) for field in fields]
-        distinct, positions = tf.unique(tf.concat(indices, axis=0))
+        dropped = [field for field in fields if field.name in self._dropped]
+        if training:
+            indices = [
+                self._drop(field, part) if field in dropped else part
+                for field, part in zip(fields, indices, strict=True)
+            ]
+        unknown = tf.constant([dropped[0].num_ids] if dropped else [], tf.int64)
+        distinct, positions = tf.unique(tf.concat([*indices, unknown], axis=0))
         rows = self.tables[table](distinct)
+        occurrences = None
+        if table in self.occurrences:
+            occurrences = tf.cast(self.occurrences[table](distinct)[:, 0], tf.float32)
         if training and self.embeddings_regularizer is not None:
-            self.add_loss(self.embeddings_regularizer(tf.cast(rows, tf.float32)))
-        parts = tf.split(positions, [tf.size(i) for i in indices], num=len(fields))
-        return {field.name: _take(rows, part) for field, part in zip(fields, parts, strict=True)}
+            self._add_loss_of(rows, occurrences)
+        sizes = [*(tf.size(i) for i in indices), tf.size(unknown)]
+        *parts, last = tf.split(positions, sizes, num=len(sizes))
+        taken: dict[str, tf.Tensor] = {}
+        for field, part in zip(fields, parts, strict=True):
+            if field in dropped:
+                part = tf.where(tf.gather(occurrences, part) > 0, part, last)
+            taken[field.name] = _take(rows, part)
+            if field.name in self._gated:
+                gate = self._rule.gate_of(tf.gather(occurrences, part))
+                taken[field.name] *= tf.cast(gate, rows.dtype)[:, None]
+        return taken
+
+    def _drop(self, field: Field, indices: tf.Tensor) -> tf.Tensor:
+        is_kept = tf.random.uniform(tf.shape(indices)) >= self._rule.dropout
+        return tf.where(is_kept, indices, tf.constant(field.num_ids, tf.int64))
+
+    def _add_loss_of(self, rows: tf.Tensor, occurrences: tf.Tensor | None) -> None:
+        rows = tf.cast(rows, tf.float32)
+        counted = () if occurrences is None else (occurrences,)
+        if counted or self.embeddings_regularizer is not self._rule:
+            self.add_loss(self.embeddings_regularizer(rows, *counted))
+
+    def count(self, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Counts the ids of the training data, for an `IdRegularization`; see there.
+
+        Args:
+            batches: All of it once, dicts as for `call`, without labels.
+        """
+        counts = {
+            table: np.zeros(int(layer.input_dim), np.float64)
+            for table, layer in self.occurrences.items()
+        }
+        fields = [f for f in self.fields if f.num_ids and f.table_name in counts]
+        for batch in batches:
+            for field in fields:
+                indices = self._indices(field, _flat_ids(field, batch).values).numpy()
+                rows, times = np.unique(indices, return_counts=True)
+                counts[field.table_name][rows] += times
+                if field.name in self._dropped:  # As often as it will be the unknown one.
+                    counts[field.table_name][-1] += self._rule.dropout * len(indices)
+        for table, layer in self.occurrences.items():
+            layer.embeddings.assign(counts[table].astype(np.float32)[:, None])
 
     def _indices(self, field: Field, values: tf.Tensor) -> tf.Tensor:
         if field.hash_size:

@@ -55,7 +55,8 @@ def test_models_train_on_servers_as_they_do_alone(tmp_path):
             strict=True,
         )
         for weight, first, here, on_servers in pairs:
-            assert np.abs(here - first).max() > 1e-5, f"{name}: {weight.name} was not trained"
+            is_trained = bool(np.abs(here - first).max() > 1e-5)
+            assert is_trained is ("occurrences" not in weight.name), f"{name}: {weight.name}"
             np.testing.assert_allclose(
                 on_servers, here, atol=1e-5, err_msg=f"{name}: {weight.name}"
             )

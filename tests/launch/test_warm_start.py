@@ -1,0 +1,148 @@
+"""Weights of a new run that are another run's: which, where, and what does not fit."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from amstf.errors import ConfigError
+from amstf.schema import Field, Schema
+from launch import warm_start
+from launch.click_model import make_model, open_stores
+from launch.run_directory import RunDirectory
+from tests.exports import write_dataset
+from tests.helpers import CLICK_SCHEMA
+from tests.launch.test_click_model import CONFIG
+from tests.launch.training_program import report_of, train
+
+FIELDS = CLICK_SCHEMA.fields
+MORE_IDS = Schema(
+    tuple(dataclasses.replace(f, vocabulary_size=25) if f.name == "user" else f for f in FIELDS)
+)
+MORE_FIELDS = Schema((Field("brand", "sparse", side="ad", vocabulary_size=3), *FIELDS))
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("warm_start") / "data")
+
+
+def config(samples, **changes):
+    resolved = {"images": "", "warm_start_mode": ""}  # Of another model must not stay.
+    changes = {"model": "dicm", "dataset": str(samples.directory), **resolved, **changes}
+    return dataclasses.replace(CONFIG, **changes)
+
+
+def a_run(path, samples, value, **changes):
+    """A run whose weights are all one number."""
+    run, asked = RunDirectory(path), config(samples, **changes)
+    run.begin(asked)
+    samples.schema.save(path)
+    model = make_model(asked, samples.schema, open_stores(samples))
+    model.set_weights([np.full(w.shape, value) for w in model.get_weights()])
+    tf.train.CheckpointManager(
+        tf.train.Checkpoint(model=model), str(run.checkpoints), max_to_keep=1
+    ).save(7)
+    return str(path)
+
+
+def started(samples, schema=CLICK_SCHEMA, **changes):
+    """Names of the weights that were read, and what was said."""
+    asked = config(samples, **changes)
+    model = make_model(asked, schema, open_stores(samples))
+    before = model.get_weights()
+    said = warm_start.apply(model, schema, asked)
+    changed = {}
+    for weight, old, new in zip(model.weights, before, model.get_weights(), strict=True):
+        name = weight.name.partition("/")[2] if weight.name.startswith("dicm") else weight.name
+        changed[name] = not np.array_equal(old, new)
+        assert not changed[name] or (new == 0.5).all()
+    assert said.loaded == sum(
+        new.size
+        for new, is_new in zip(model.get_weights(), changed.values(), strict=True)
+        if is_new
+    )
+    assert said.total == model.count_params()
+    return changed, str(said)
+
+
+def test_partial_reads_all_but_what_belongs_to_ids(samples, tmp_path):
+    source = a_run(tmp_path / "old", samples, 0.5)
+    changed, said = started(samples, MORE_IDS, warm_start=source)
+    assert {name for name, read in changed.items() if not read} == {
+        f"id_embedding/table_{table}/embeddings:0" for table in ("user", "item", "words")
+    }
+    assert said.startswith(f"warm start (partial) from {source}/checkpoints/ckpt-7: ")
+    # DIN's attention belongs to no id, LR's weights do.
+    din = a_run(tmp_path / "din", samples, 0.5, model="din", images="both")
+    changed, _ = started(samples, MORE_IDS, model="din", images="both", warm_start=din)
+    assert sum("id_embedding/attention_0" in name for name in changed) == 7
+    assert sum(not read for read in changed.values()) == 3
+    lr = a_run(tmp_path / "lr", samples, 0.5, model="lr", images="both")
+    changed, _ = started(samples, model="lr", images="both", warm_start=lr)
+    assert sum(not read for read in changed.values()) == 3
+    # E may be trained by a model of another kind.
+    changed, said = started(samples, MORE_FIELDS, warm_start=lr, warm_start_mode="images")
+    names = {name for name, read in changed.items() if read}
+    assert len(names) == 6 and all(name.startswith(("dense", "p_re_lu")) for name in names)
+
+
+def test_full_reads_all(samples, tmp_path):
+    source = a_run(tmp_path / "old", samples, 0.5)
+    changed, said = started(samples, warm_start=source, warm_start_mode="full")
+    assert all(changed.values()) and "warm start (full)" in said
+    nothing = config(samples, warm_start=source, warm_start_mode="none")
+    assert nothing.warm_start == "" and nothing == config(samples)
+    assert warm_start.apply(None, CLICK_SCHEMA, nothing) is None
+
+
+@pytest.mark.parametrize(
+    ("schema", "changes", "message"),
+    [
+        (CLICK_SCHEMA, {"tower": (5, 3)}, r"dense.*/kernel:0 is 5x4 there and 5x5 here; .*images"),
+        (CLICK_SCHEMA, {"aggregator": "attentive"}, r"kernel:0 is not there and \S+ here"),
+        (MORE_FIELDS, {}, r"other fields than that run \(more: brand\)"),
+        (
+            MORE_IDS,
+            {"warm_start_mode": "full"},
+            r"other ids and fields .*differing: user\); .*or p",
+        ),
+        (CLICK_SCHEMA, {"tower": (5, 3), "warm_start_mode": "images"}, "is 5x4 there and 5x5 here"),
+        (CLICK_SCHEMA, {"model": "din", "warm_start_mode": "images"}, "model.*sees none; use --im"),
+    ],
+)
+def test_what_does_not_fit_is_named(samples, tmp_path, schema, changes, message):
+    source = a_run(tmp_path / "old", samples, 0.5)
+    with pytest.raises(ConfigError, match=message) as raised:
+        started(samples, schema, warm_start=source, **changes)
+    assert "\n" not in str(raised.value) and "--warm_start" in str(raised.value)
+
+
+def test_a_run_that_is_not_there_is_named_with_the_flag(samples, tmp_path):
+    new = RunDirectory(tmp_path / "new")
+    with pytest.raises(ConfigError, match=r"--warm_start=/nowhere: .*is not a run"):
+        new.check(config(samples, warm_start="/nowhere"))
+    with pytest.raises(ConfigError, match="--warm_start_mode=full needs --warm_start"):
+        config(samples, warm_start_mode="full")
+    run = RunDirectory(tmp_path / "old")
+    run.begin(config(samples))
+    with pytest.raises(ConfigError, match="no checkpoint yet"):
+        started(samples, warm_start=str(run.path))
+
+
+def test_a_training_starts_warm_once(small_dataset, tmp_path):
+    flags = ("--learning_rate=0.003", "--validation=none")
+    assert train(small_dataset, tmp_path / "old", *flags).returncode == 0
+    flags = (*flags, f"--warm_start={tmp_path / 'old'}")
+    first = train(small_dataset, tmp_path / "new", *flags)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert "warm start (partial) from " in first.stdout
+    told = report_of(tmp_path / "new")["warm_start"]
+    assert told["mode"] == "partial" and 0 < told["loaded"] < told["total"]
+    assert (
+        json.loads((tmp_path / "new" / "config.json").read_text())["warm_start_mode"] == "partial"
+    )
+    again = train(small_dataset, tmp_path / "new", *flags, "--epochs=2")
+    assert again.returncode == 0 and "warm start" not in again.stdout
