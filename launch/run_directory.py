@@ -37,7 +37,7 @@ LR, EMBEDDING_MLP, DIN, DICM, PRERANK = MODELS = ("lr", "embedding_mlp", "din", 
 NO_IMAGES, AD_IMAGE, BEHAVIOUR_IMAGES, BOTH_IMAGES = IMAGES = ("none", "ad", "behaviours", "both")
 """Images that a model sees."""
 
-AGGREGATORS = ("sum", "max", "concat", "attentive", "multi_query")
+AGGREGATORS = ("sum", "mean", "max", "concat", "attentive", "multi_query")
 """As `models.AGGREGATORS`, which would take TensorFlow to import."""
 
 ALL_LABELS, FIRST_LABEL = LABELS = ("all", "first")

@@ -3,7 +3,7 @@
 import amstf  # noqa: F401  Chooses the Keras that tf_keras stands for, before anything loads it.
 from amstf.data import input_specs
 from models.aggregator import Aggregator
-from models.aggregators import AGGREGATORS, ConcatPooling, MaxPooling, SumPooling
+from models.aggregators import AGGREGATORS, ConcatPooling, MaxPooling, MeanPooling, SumPooling
 from models.attention import AttentivePooling, MultiQueryAttentivePooling
 from models.blocks import Mlp, image_tower
 from models.building import build
@@ -37,6 +37,7 @@ __all__ = [
     "LogisticHead",
     "LogisticRegression",
     "MaxPooling",
+    "MeanPooling",
     "Mlp",
     "MultiQueryAttentivePooling",
     "PredictionHead",

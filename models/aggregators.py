@@ -35,6 +35,31 @@ class SumPooling(Aggregator):
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
+class MeanPooling(Aggregator):
+    """Takes the mean of the behaviours: `sum_t e_t / T`, [B, D]; zeros for a user without.
+
+    Not in the paper. Where some users have two behaviours and others hundreds, sums differ in size
+    more than in what they say.
+
+    Example:
+        >>> behaviours = tf.constant([[[1.0, -2.0], [3.0, 0.0], [9.0, 9.0]]])
+        >>> MeanPooling()(behaviours, tf.constant([[True, True, False]])).numpy().tolist()
+        [[2.0, -1.0]]
+    """
+
+    def aggregate(
+        self,
+        behaviours: tf.Tensor,
+        mask: tf.Tensor,
+        query: tf.Tensor | None,
+        ad_ids: tf.Tensor | None,
+    ) -> tf.Tensor:
+        """See `Aggregator`."""
+        count = tf.reduce_sum(tf.cast(mask, behaviours.dtype), axis=1, keepdims=True)
+        return tf.math.divide_no_nan(tf.reduce_sum(behaviours, axis=1), count)
+
+
+@keras.utils.register_keras_serializable(package=PACKAGE)
 class MaxPooling(Aggregator):
     """Takes the greatest of the behaviours in each dimension: `max_t e_t`, [B, D].
 
@@ -108,6 +133,7 @@ class ConcatPooling(Aggregator):
 
 _BY_NAME: dict[str, Callable[..., Aggregator]] = {
     "sum": SumPooling,
+    "mean": MeanPooling,
     "max": MaxPooling,
     "concat": ConcatPooling,
     "attentive": AttentivePooling,

@@ -11,6 +11,7 @@ from models import (
     ConcatPooling,
     Dice,
     MaxPooling,
+    MeanPooling,
     MultiQueryAttentivePooling,
     SumPooling,
 )
@@ -20,6 +21,7 @@ from tests.helpers import assert_gradients_match
 MAKERS = [
     pytest.param(SumPooling, id="sum"),
     pytest.param(MaxPooling, id="max"),
+    pytest.param(MeanPooling, id="mean"),
     pytest.param(lambda: ConcatPooling(5), id="concat"),
     pytest.param(AttentivePooling, id="attentive"),
     pytest.param(lambda: AttentivePooling((5,), "tanh", softmax=True), id="softmax"),
@@ -29,7 +31,7 @@ MAKERS = [
 ]
 WIDTHS = {ConcatPooling: 15, MultiQueryAttentivePooling: 6}
 every_aggregator = pytest.mark.parametrize("make", MAKERS)
-every_unordered_aggregator = pytest.mark.parametrize("make", MAKERS[:2] + MAKERS[3:])
+every_unordered_aggregator = pytest.mark.parametrize("make", MAKERS[:3] + MAKERS[4:])
 
 
 def width_of(aggregator):
@@ -270,6 +272,17 @@ def test_max_by_hand():
     np.testing.assert_array_equal(tape.gradient(got, behaviours), want)
 
 
+def test_mean_by_hand():
+    behaviours = tf.constant([[[1.0, -2.0], [0.5, -1.0], [5.0, 5.0]], [[9.0, 9.0]] * 3])
+    mask = tf.constant([[True, True, False], [False] * 3])
+    with tf.GradientTape() as tape:
+        tape.watch(behaviours)
+        got = MeanPooling()(behaviours, mask)
+    np.testing.assert_array_equal(got, [[0.75, -1.5], [0.0, 0.0]])
+    want = [[[0.5, 0.5], [0.5, 0.5], [0.0, 0.0]], [[0.0, 0.0]] * 3]
+    np.testing.assert_array_equal(tape.gradient(got, behaviours), want)
+
+
 def test_concat_by_hand():
     behaviours = tf.constant([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [[7.0, 8.0]] * 3])
     mask = tf.constant([[True, True, True], [True, False, False]])
@@ -336,8 +349,8 @@ def test_bad_input_is_named():
         MultiQueryAttentivePooling()(behaviours, mask, query)
     with pytest.raises(ConfigError, match="behaviours of width 3 and a query of width 2; embed"):
         AttentivePooling()(behaviours, mask, query[:, :2])
-    with pytest.raises(ConfigError, match="aggregator is 'mean'; use one of 'sum', 'max', 'conca"):
-        make_aggregator("mean")
+    with pytest.raises(ConfigError, match="aggregator is 'median'; use one of 'sum', 'mean', 'm"):
+        make_aggregator("median")
     with pytest.raises(ConfigError, match="'concat' needs to know how many behaviours to take"):
         make_aggregator("concat")
     with pytest.raises(ConfigError, match="length is 0; give a whole number of at least 1"):
@@ -346,5 +359,6 @@ def test_bad_input_is_named():
     assert make_aggregator("concat", 7).length == 7
     made = [type(make_aggregator(name, 2)) for name in AGGREGATORS]
     assert made == [
-        SumPooling, MaxPooling, ConcatPooling, AttentivePooling, MultiQueryAttentivePooling,
+        SumPooling, MeanPooling, MaxPooling, ConcatPooling, AttentivePooling,
+        MultiQueryAttentivePooling,
     ]  # fmt: skip

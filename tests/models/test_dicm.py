@@ -301,7 +301,7 @@ def test_fit_learns_from_pixels_alone(store):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"aggregator": "mean"}, ConfigError, "aggregator is 'mean'; use one of 'sum', 'max', "),
+        ({"aggregator": "median"}, ConfigError, "aggregator is 'median'; use one of 'sum', "),
         ({"aggregator": "attentive", "ad_image": False}, ConfigError, "asks by the ad's image"),
         (
             {"aggregator": "multi_query", "id_embedding": IdEmbedding(CLICK_SCHEMA, ["user"])},
