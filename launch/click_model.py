@@ -116,10 +116,12 @@ def _id_regularization(config: RunConfig) -> IdRegularization | None:
 def _image_arguments(
     config: RunConfig, schema: Schema, stores: dict[str, ImageStore]
 ) -> dict[str, Any]:
-    if config.image_dropout and (config.model == PRERANK or config.images == NO_IMAGES):
+    names = ("image_dropout", "image_products")
+    of_dicm = {name: value for name in names if (value := getattr(config, name))}
+    if of_dicm and (config.model == PRERANK or config.images == NO_IMAGES):
         raise ConfigError(
-            f"--image_dropout={config.image_dropout:g} drops images that a model sees beside ids; "
-            f"{config.title} has none to drop, leave it out"
+            f"{', '.join(of_dicm)} is for images that a model sees beside ids, and {config.title} "
+            "sees none so; leave it out"
         )
     if config.images == NO_IMAGES:
         return {"ad_image": False, "behaviour_images": False}
@@ -144,10 +146,8 @@ def _image_arguments(
                 f"{name!r} ({store.paths[0]}) holds {store.width}; use the features that the run "
                 "was trained on"
             )
-    # Two towers do not know it.
-    dropout = {"image_dropout": config.image_dropout} if config.image_dropout else {}
     return {
-        **dropout,
+        **of_dicm,
         "images": stores,
         "embedding_model": functools.partial(
             image_tower, config.tower, dropout=config.tower_dropout

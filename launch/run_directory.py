@@ -92,6 +92,7 @@ class RunConfig:
         id_dropout: Probability that in training an id counts as unknown.
         id_dropout_fields: Fields with that dropout; () for the ad's.
         image_dropout: Probability that in training a sample's images are dropped.
+        image_products: Whether a model with images sees the product of ad and behaviours too.
         learning_rate_decay: Factor of the learning rate every `decay_steps`; 1: none.
         decay_steps: Updates of the optimizer.
         preset: Name of the flags' preset, "" for none; what they were is in the other attributes.
@@ -124,6 +125,7 @@ class RunConfig:
     id_dropout: float = 0.0
     id_dropout_fields: tuple[str, ...] = ()
     image_dropout: float = 0.0
+    image_products: bool = False
     learning_rate_decay: float = 1.0
     decay_steps: int = 24_000
     preset: str = ""
@@ -161,7 +163,9 @@ class RunConfig:
                 raise ConfigError(f"{name} is {value!r}; wanted {kind} from {low:,} to {high:,}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; use {' or '.join(choices)}")
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; use {' or '.join(map(str, choices))}"
+                )
         if not isinstance(self.dataset, str) or not self.dataset or "\0" in self.dataset:
             raise ConfigError(f"dataset is {self.dataset!r}; wanted a directory")
 
@@ -203,6 +207,7 @@ _CHOICES = {
     "images": IMAGES,
     "labels": LABELS,
     "warm_start_mode": WARM_STARTS,
+    "image_products": (False, True),
 }
 
 # What configurations of earlier versions lack, where the default now is not what their runs did.

@@ -192,6 +192,11 @@ flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=0.99,
 )
+flags.DEFINE_bool(
+    "image_products",
+    False,
+    "images: whether the network also sees the product of the ad's image and the behaviours'.",
+)
 flags.DEFINE_float(
     "learning_rate_decay",
     1.0,
@@ -319,6 +324,7 @@ def _config() -> RunConfig:
         id_dropout=FLAGS.id_dropout,
         id_dropout_fields=tuple(FLAGS.id_dropout_fields or ()),
         image_dropout=FLAGS.image_dropout,
+        image_products=FLAGS.image_products,
         learning_rate_decay=FLAGS.learning_rate_decay,
         decay_steps=FLAGS.decay_steps,
         preset=FLAGS.preset or "",

@@ -66,6 +66,9 @@ class Dicm(ImageInputs, EmbeddingMlp):
         image_embedding: Layer from int64 ids of any shape, -1 for none, to [..., D], or store name
             -> layer. Replaces the `AmsEmbedding` that is made of images, embedding_model, missing;
             for example by a table of embeddings computed beforehand, as serving does.
+        image_products: Whether the network also sees the elementwise product of the ad's image and
+            the aggregated behaviours. That they are alike is a product, which an MLP has to learn
+            from very many samples. Not in the paper; see docs/design/models.md.
         image_dropout: Probability that in training a sample's image vectors, the ad's and the
             aggregated behaviours', are made zero together (`models.SampleDropout`).
         **kwargs: Further arguments of `EmbeddingMlp`.
@@ -102,6 +105,7 @@ class Dicm(ImageInputs, EmbeddingMlp):
         behaviour_images: FieldNames = None,
         image_embedding: keras.layers.Layer | Mapping[str, keras.layers.Layer] | None = None,
         image_dropout: float = 0.0,
+        image_products: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(schema, hidden, dropout, base=_base_network(base), **kwargs)
@@ -118,6 +122,12 @@ class Dicm(ImageInputs, EmbeddingMlp):
             raise SchemaError(
                 "Dicm has no image: the schema has neither an image field of side 'ad' nor an "
                 "image list of side 'user', or both are switched off; use EmbeddingMlp for ids only"
+            )
+        self.image_products = image_products
+        if image_products and not (self.ad_images and self.behaviour_images):
+            raise ConfigError(
+                "image_products multiplies the ad's image with those of behaviours, and this model "
+                "lacks one of them; leave it out"
             )
         self.image_dropout = None
         if image_dropout:
@@ -154,7 +164,10 @@ class Dicm(ImageInputs, EmbeddingMlp):
             behaviours, mask = images[field.name]
             asks = self._query_of(field)
             query = images[asks.name][0] if asks else None
-            parts.append(aggregators[field.name](behaviours, mask, query, ad_ids))
+            pooled = aggregators[field.name](behaviours, mask, query, ad_ids)
+            parts.append(pooled)
+            if self.image_products:
+                parts.append(_products(query, pooled))
         if self.image_dropout is not None:
             parts = self.image_dropout(parts)
         return tf.concat([self.id_embedding.join(embedded), *parts], axis=-1)
@@ -164,8 +177,20 @@ class Dicm(ImageInputs, EmbeddingMlp):
         return {
             **super().get_config(),
             **self._image_config(),
+            "image_products": self.image_products,
             "image_dropout": self.image_dropout.rate if self.image_dropout else 0.0,
         }
+
+
+def _products(query: tf.Tensor, pooled: tf.Tensor) -> tf.Tensor:
+    """Multiplies the ad's embedding [B, D] with each D floats of the behaviours' [B, n D]."""
+    width = query.shape[-1]
+    if pooled.shape[-1] % width:
+        raise ConfigError(
+            f"image_products: the ad's image has {width} floats and the aggregated behaviours "
+            f"{pooled.shape[-1]}, no multiple of it; give the two stores an E of one width"
+        )
+    return tf.tile(query, [1, pooled.shape[-1] // width]) * pooled
 
 
 def _base_network(base: str | type[EmbeddingMlp]) -> type[EmbeddingMlp]:
