@@ -67,7 +67,7 @@ def evaluate(run: RunDirectory) -> Evaluation:
 
     config = run.read_config()
     samples = Samples.open(FLAGS.dataset or config.dataset)
-    total = samples.num_records(FLAGS.split)
+    total = samples.num_impressions(FLAGS.split)
     model, _, _ = click_model.load_run(run, samples, FLAGS.checkpoint)
     with tqdm.tqdm(
         total=total,

@@ -106,9 +106,9 @@ def summary(directory: str) -> str:
     lines = [f"{directory}: {info.get('source', 'samples')}, {size / 1e6:,.1f} MB", ""]
     lines.append(f"  {'split':<12}{'samples':>10}{'clicks':>9}")
     for split in samples.splits:
-        records = samples.num_records(split)
+        impressions = samples.num_impressions(split)
         rate = _click_rate(samples, split)
-        lines.append(f"  {split:<12}{records:>10,}{rate:>9.1%}")
+        lines.append(f"  {split:<12}{impressions:>10,}{rate:>9.1%}")
     for name in samples.manifest.images:
         store = ImageStore.open(samples.image_store_path(name))
         lines += ["", f"  {name}: {len(store):,} of {store.width} features, {store.dtype}"]
@@ -152,7 +152,7 @@ def _click_rate(samples: Samples, split: str) -> float:
     label = samples.schema.labels[0].name
     batches = samples.dataset(split, 4096, fields=[label], only_inputs=False)
     clicks = sum(float(batch[label].numpy().sum()) for batch in batches)
-    return clicks / samples.num_records(split)
+    return clicks / samples.num_impressions(split)
 
 
 if __name__ == "__main__":

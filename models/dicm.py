@@ -141,7 +141,7 @@ class Dicm(ImageInputs, EmbeddingMlp):
         if self.behaviour_images is not None:
             behaviours, mask = images[self.behaviour_images.name]
             ad_ids = self.id_embedding.join(embedded, side="ad") if self._has_ad_ids else None
-            parts.append(self.aggregator(behaviours, mask, query, ad_ids))
+            parts.append(self._aggregate(inputs, behaviours, mask, query, ad_ids))
         return tf.concat(parts, axis=-1)
 
     def get_config(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from amstf.schema import IMAGE, NO_ID, Field, Schema
 from amstf.store import ImageStore
 from models.blocks import image_tower
 from models.embedding_mlp import parts_of_config
-from models.id_embedding import one_per_sample, value_of
+from models.id_embedding import groups_of, one_per_sample, per_sample, value_of
 
 
 class ImageInputs:
@@ -23,12 +23,14 @@ class ImageInputs:
     Attributes:
         ad_image: Field of the ad's image, or None.
         behaviour_images: Field of the behaviours' images, or None.
+        aggregator: What makes one vector of their embeddings, or None.
         image_embeddings: Store name -> layer from ids of any shape to [..., D]; export reads it.
     """
 
     schema: Schema
     ad_image: Field | None
     behaviour_images: Field | None
+    aggregator: keras.layers.Layer | None
     image_embeddings: dict[str, keras.layers.Layer]
 
     def _set_images(
@@ -68,7 +70,7 @@ class ImageInputs:
 
         Returns:
             Field name -> embeddings [B, D] or [B, T, D], and which of them are images, bool [B] or
-            [B, T].
+            [B, T]. In a batch of groups, fields of the user have a row for each group.
         """
         ids = {field.name: _image_ids(field, inputs) for field in fields if field is not None}
         embedded: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
@@ -82,6 +84,34 @@ class ImageInputs:
                 shape = tf.concat([tf.shape(ids[name]), [flat.shape[-1]]], axis=0)
                 embedded[name] = tf.reshape(part, shape), ids[name] >= 0
         return embedded
+
+    def _aggregate(
+        self,
+        inputs: Mapping[str, Any],
+        behaviours: tf.Tensor,
+        mask: tf.Tensor,
+        query: tf.Tensor | None = None,
+        ad_ids: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Aggregates the behaviours' images, once for samples that share them if that is the same.
+
+        Args:
+            inputs: The batch.
+            behaviours: What `_embed_images` gave of `behaviour_images`, [B, T, D], of groups with G
+                rows.
+            mask: As behaviours.
+            query: See `models.Aggregator`, as ad_ids.
+            ad_ids: [B, any width].
+
+        Returns:
+            [B, width].
+        """
+        assert self.behaviour_images is not None and self.aggregator is not None
+        groups = groups_of(self.behaviour_images, inputs)
+        if getattr(self.aggregator, "of_user_alone", False):
+            return per_sample(self.aggregator(behaviours, mask), groups)
+        behaviours, mask = per_sample(behaviours, groups), per_sample(mask, groups)
+        return self.aggregator(behaviours, mask, query, ad_ids)
 
     def _image_config(self) -> dict[str, Any]:
         """Describes the arguments of `_set_images`, image stores by their paths."""
