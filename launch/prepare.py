@@ -10,6 +10,11 @@ movielens   MovieLens-100k: a rating of 4 or 5 is a click, the movie's poster th
             that the user rated so before are the behaviours. The last 20 % of each user's ratings
             are the test, the 10 % before them the validation.
 
+--group_by_user stores impressions that are equal in all that is the user's (the earlier clicks too)
+as one record, which holds the user's part once: smaller files, and a training that parses and
+embeds it once. It changes the order of the samples, not what they hold. A user's clicks end such a
+group; --page_size makes page views of several impressions that do not see each other's clicks.
+
 The directory appears when all is done; a run that fails or is stopped leaves nothing under --out.
 """
 
@@ -18,7 +23,7 @@ import pathlib
 
 from absl import flags
 
-from amstf.data import Samples
+from amstf.data import GROUP_SIZE, Samples
 from amstf.errors import ConfigError
 from amstf.store import ImageStore
 from launch import program
@@ -39,6 +44,22 @@ flags.DEFINE_enum(
     None,
     ["float16", "float32"],
     "Stored type of the images' features; if not given float16 for synthetic, float32 for others.",
+)
+flags.DEFINE_bool(
+    "group_by_user", False, "Whether impressions of one user are stored in groups (see above)."
+)
+flags.DEFINE_integer(
+    "group_size",
+    GROUP_SIZE,
+    "Most impressions of a group, with --group_by_user; longer ones are cut.",
+    lower_bound=1,
+)
+flags.DEFINE_integer(
+    "page_size",
+    _DEFAULT.page_size,
+    "Impressions of a page view, which share the user's earlier clicks as of its begin. synthetic: "
+    "all pages have so many; movielens: consecutive ratings of a user, at most so many.",
+    lower_bound=1,
 )
 flags.DEFINE_string("ratings", None, "movielens: directory with u.data, u.user and u.item.")
 flags.DEFINE_string(
@@ -89,6 +110,8 @@ def main(arguments: list[str]) -> int | None:
             f"say which data set to make: {' or '.join(KINDS)}; got {got}. "
             f"For example: {program.command_name()} synthetic --out=DATASET"
         )
+    if FLAGS["group_size"].present and not FLAGS.group_by_user:
+        raise ConfigError("--group_size has a meaning with --group_by_user only; give both")
     with new_dataset(FLAGS.out, overwrite=FLAGS.overwrite) as directory:
         if arguments[0] == "synthetic":
             _synthetic(directory)
@@ -108,7 +131,11 @@ def summary(directory: str) -> str:
     for split in samples.splits:
         impressions = samples.num_impressions(split)
         rate = _click_rate(samples, split)
-        lines.append(f"  {split:<12}{impressions:>10,}{rate:>9.1%}")
+        line = f"  {split:<12}{impressions:>10,}{rate:>9.1%}"
+        if samples.is_grouped(split):
+            groups = samples.num_records(split)
+            line += f"   in {groups:,} groups, {impressions / groups:.1f} samples each"
+        lines.append(line)
     for name in samples.manifest.images:
         store = ImageStore.open(samples.image_store_path(name))
         lines += ["", f"  {name}: {len(store):,} of {store.width} features, {store.dtype}"]
@@ -131,6 +158,7 @@ def _synthetic(directory: pathlib.Path) -> None:
         directory,
         num_shards=FLAGS.num_shards,
         image_dtype=FLAGS.image_dtype or "float16",
+        group_size=_group_size(),
     )
 
 
@@ -145,7 +173,13 @@ def _movielens(directory: pathlib.Path) -> None:
         only_with_image=FLAGS.only_with_image,
         num_shards=FLAGS.num_shards,
         image_dtype=FLAGS.image_dtype or "float32",
+        page_size=FLAGS.page_size,
+        group_size=_group_size(),
     )
+
+
+def _group_size() -> int | None:
+    return FLAGS.group_size if FLAGS.group_by_user else None
 
 
 def _click_rate(samples: Samples, split: str) -> float:
