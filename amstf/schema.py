@@ -160,6 +160,11 @@ class Field:
         return self.name + WEIGHT_SUFFIX
 
     @property
+    def is_common(self) -> bool:
+        """Whether all impressions of a group share the value: inputs of the user, group keys."""
+        return self.kind == GROUP or (self.side == "user" and self.kind in INPUT_KINDS)
+
+    @property
     def table_name(self) -> str:
         """Name of the embedding table of a sparse field."""
         return self.table or self.name

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from amstf import ops
-from amstf.data import Samples, parse_batch
+from amstf.data import Samples
 from amstf.data.batch_order import SHUFFLE_BLOCK, BatchOrder
 from amstf.data.samples_reader import split_labels
 from amstf.strategy import ScheduledBatches
@@ -31,17 +31,19 @@ class SharedBatches(ScheduledBatches):
     Args:
         samples: The data set, at a path that chief and workers see.
         split: Name of the split.
-        batch_size: Samples per batch (B); the last of a pass may be smaller.
+        batch_size: Samples per batch (B); the last of a pass may be smaller. Where samples are
+            stored in groups, a batch has equally many groups, B samples on average.
         shuffle: Whether each pass has a random order of its own.
         seed: Of these orders.
-        block_size: Records that shuffling keeps together.
+        block_size: Samples that shuffling keeps together.
         fields: Names of the input fields to parse; all if None.
         labels: Names of the labels to give; all of the schema if None.
         position: Batches to leave out at the beginning: those a checkpoint has seen.
 
     Attributes:
-        num_records: Samples of a pass (N).
-        steps_per_pass: Batches of a pass, ceil(N / B).
+        num_records: Records of a pass: samples, or groups of them.
+        num_impressions: Samples of a pass (N).
+        steps_per_pass: Batches of a pass.
         position: Number of the next batch, counted from the first of the first pass.
 
     Raises:
@@ -69,15 +71,20 @@ class SharedBatches(ScheduledBatches):
         self._order = BatchOrder(
             samples, split, batch_size, shuffle=shuffle, seed=seed, block_size=block_size
         )
-        self._batch_size = batch_size
+        self._samples, self._split = samples, split
         self._labels = samples.label_fields(labels)
         self._fields = samples.input_fields(fields)
         self.position = position
 
     @property
     def num_records(self) -> int:
-        """Samples of a pass (N)."""
+        """Records of a pass."""
         return self._order.num_records
+
+    @property
+    def num_impressions(self) -> int:
+        """Samples of a pass (N)."""
+        return self._order.num_impressions
 
     @property
     def steps_per_pass(self) -> int:
@@ -86,8 +93,7 @@ class SharedBatches(ScheduledBatches):
 
     def samples_before(self, position: int) -> int:
         """Returns how many samples the batches before a position hold."""
-        passes, steps = divmod(position, self.steps_per_pass)
-        return passes * self.num_records + min(steps * self._batch_size, self.num_records)
+        return self._order.impressions_before(position)
 
     @property
     def element_spec(self) -> Any:
@@ -114,11 +120,11 @@ class SharedBatches(ScheduledBatches):
             sizes: Its length, bytes, int64 [r].
 
         Returns:
-            Inputs by name, as `amstf.data.parse_batch` gives them, and the label [B, 1], or of
-            several labels a dict of name -> [B, 1].
+            Inputs by name, as `Samples.dataset` gives them, and the label [B, 1], or of several
+            labels a dict of name -> [B, 1].
         """
         records = ops.read_records(paths, offsets, sizes)
-        batch = parse_batch(records, (*self._fields, *self._labels))
+        batch = self._samples.parse(self._split, records, (*self._fields, *self._labels))
         return split_labels(batch, self._labels)
 
     def local(self) -> tf.data.Dataset:

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf import ops
-from amstf.data import Samples, record_errors
+from amstf.data import GROUP_INDEX, Samples, per_impression, record_errors
 from amstf.errors import ConfigError
 from amstf.metrics import auc, gauc, log_loss
 
@@ -25,7 +25,7 @@ VALIDATION = "validation"
 
 def has_validation(samples: Samples) -> bool:
     """Whether there is something to validate on."""
-    return VALIDATION in samples.splits and bool(samples.num_records(VALIDATION))
+    return VALIDATION in samples.splits and bool(samples.num_impressions(VALIDATION))
 
 
 def check_has_validation(samples: Samples) -> None:
@@ -107,7 +107,7 @@ def predict_labels(
     clicks: dict[str, list[np.ndarray]] = {first: []}
     scores: dict[str, list[np.ndarray]] = {first: []}
 
-    inputs = {name for f in schema.inputs for name in (f.name, f.weight_name)}
+    inputs = {name for f in schema.inputs for name in (f.name, f.weight_name)} | {GROUP_INDEX}
     with record_errors(samples, split), ops.image_errors():
         for batch in samples.dataset(split, batch_size, only_inputs=False):
             predicted = score({name: value for name, value in batch.items() if name in inputs})
@@ -116,8 +116,8 @@ def predict_labels(
             for label, values in predicted.items():
                 scores.setdefault(label, []).append(values.numpy().ravel())
                 clicks.setdefault(label, []).append(batch[label].numpy().ravel())
-            for name, values in columns.items():
-                values.append(batch[name].numpy().ravel())
+            for name, values in per_impression(batch, schema, columns).items():
+                columns[name].append(values.numpy().ravel())
             if progress is not None:
                 progress(len(predicted[first]))
     groups, items = (np.concatenate(columns[n]) if columns.get(n or "") else None for n in kept)
@@ -202,6 +202,7 @@ def impression_counts(samples: Samples, split: str, fields: Sequence[str]) -> li
     counts: list[Counts] = [{} for _ in fields]
     with record_errors(samples, split):
         for batch in samples.dataset(split, BATCH_SIZE, fields=fields, only_inputs=False):
+            batch = per_impression(batch, samples.schema, fields)
             for field, count in zip(fields, counts, strict=True):
                 values = np.unique(batch[field].numpy(), return_counts=True)
                 for value, n in zip(*values, strict=True):

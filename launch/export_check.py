@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from amstf.data import Samples, parse_batch, record_errors
+from amstf.data import Samples, impressions_of, parse_batch, record_errors
 from amstf.errors import ExportError
 from amstf.export import (
     EXAMPLES,
@@ -36,10 +36,13 @@ _TIMEOUT_SECONDS = 600
 
 
 def first_records(samples: Samples, split: str, count: int) -> list[bytes]:
-    """Reads the first samples of a split as they are stored, without parsing them."""
+    """Reads the first samples of a split, serialized, those of groups one by one."""
     with record_errors(samples, split):
         dataset = tf.data.TFRecordDataset(samples.files(split)).take(count)
-        return list(dataset.as_numpy_iterator())
+        records = list(dataset.as_numpy_iterator())
+    if samples.is_grouped(split):
+        records = [example for record in records for example in impressions_of(record)]
+    return records[:count]
 
 
 def check_export(

@@ -33,7 +33,7 @@ def count(model: keras.Model, samples: Samples, split: str) -> int:
     if not layer.occurrences:
         return 0
     fields = [f.name for f in layer.fields if f.num_ids and f.table_name in layer.occurrences]
-    total = samples.num_records(split)
+    total = samples.num_impressions(split)
     batches = samples.dataset(split, _BATCH, ragged=True, fields=fields)
     with record_errors(samples, split):
         layer.count(_with_progress(batches, total))

@@ -14,6 +14,11 @@ tiktok      Interactions with videos of which vectors of what is seen and heard 
             click, and comes with 4 impressions without one that are drawn by popularity. The test
             shows either items that training does not, or a random part of all interactions.
 
+--group_by_user stores impressions that are equal in all that is the user's (the earlier clicks too)
+as one record, which holds the user's part once: smaller files, and a training that parses and
+embeds it once. It changes the order of the samples, not what they hold. A user's clicks end such a
+group; --page_size makes page views of several impressions that do not see each other's clicks.
+
 The directory appears when all is done; a run that fails or is stopped leaves nothing under --out.
 """
 
@@ -22,7 +27,7 @@ import pathlib
 
 from absl import flags
 
-from amstf.data import Samples
+from amstf.data import GROUP_SIZE, Samples
 from amstf.errors import ConfigError
 from amstf.store import ImageStore
 from launch import program
@@ -55,6 +60,22 @@ flags.DEFINE_integer(
     "Store this many principal components of the features instead, of the images that training "
     "shows; 0: the features.",
     lower_bound=0,
+)
+flags.DEFINE_bool(
+    "group_by_user", False, "Whether impressions of one user are stored in groups (see above)."
+)
+flags.DEFINE_integer(
+    "group_size",
+    GROUP_SIZE,
+    "Most impressions of a group, with --group_by_user; longer ones are cut.",
+    lower_bound=1,
+)
+flags.DEFINE_integer(
+    "page_size",
+    _DEFAULT.page_size,
+    "Impressions of a page view, which share the user's earlier clicks as of its begin. synthetic: "
+    "all pages have so many; movielens: consecutive ratings of a user, at most so many.",
+    lower_bound=1,
 )
 flags.DEFINE_string("ratings", None, "movielens: directory with u.data, u.user and u.item.")
 flags.DEFINE_string(
@@ -130,6 +151,8 @@ def main(arguments: list[str]) -> int | None:
             f"say which data set to make: {' or '.join(KINDS)}; got {got}. "
             f"For example: {program.command_name()} synthetic --out=DATASET"
         )
+    if FLAGS["group_size"].present and not FLAGS.group_by_user:
+        raise ConfigError("--group_size has a meaning with --group_by_user only; give both")
     with new_dataset(FLAGS.out, overwrite=FLAGS.overwrite) as directory:
         _PREPARE[arguments[0]](directory)
         if FLAGS.standardise or FLAGS.pca:
@@ -146,9 +169,13 @@ def summary(directory: str) -> str:
     lines = [f"{directory}: {info.get('source', 'samples')}, {size / 1e6:,.1f} MB", ""]
     lines.append(f"  {'split':<12}{'samples':>10}{'clicks':>9}")
     for split in samples.splits:
-        records = samples.num_records(split)
+        impressions = samples.num_impressions(split)
         rate = _click_rate(samples, split)
-        lines.append(f"  {split:<12}{records:>10,}{rate:>9.1%}")
+        line = f"  {split:<12}{impressions:>10,}{rate:>9.1%}"
+        if samples.is_grouped(split):
+            groups = samples.num_records(split)
+            line += f"   in {groups:,} groups, {impressions / groups:.1f} samples each"
+        lines.append(line)
     lines.append("")
     for name in samples.manifest.images:
         store = ImageStore.open(samples.image_store_path(name))
@@ -177,6 +204,7 @@ def _synthetic(directory: pathlib.Path) -> None:
         directory,
         num_shards=FLAGS.num_shards,
         image_dtype=FLAGS.image_dtype or "float16",
+        group_size=_group_size(),
     )
 
 
@@ -191,7 +219,13 @@ def _movielens(directory: pathlib.Path) -> None:
         only_with_image=FLAGS.only_with_image,
         num_shards=FLAGS.num_shards,
         image_dtype=FLAGS.image_dtype or "float32",
+        page_size=FLAGS.page_size,
+        group_size=_group_size(),
     )
+
+
+def _group_size() -> int | None:
+    return FLAGS.group_size if FLAGS.group_by_user else None
 
 
 def _tiktok(directory: pathlib.Path) -> None:
@@ -209,6 +243,7 @@ def _tiktok(directory: pathlib.Path) -> None:
         directory,
         num_shards=FLAGS.num_shards,
         image_dtype=FLAGS.image_dtype or "float32",
+        group_size=_group_size(),
     )
 
 
@@ -219,7 +254,7 @@ def _click_rate(samples: Samples, split: str) -> float:
     label = samples.schema.labels[0].name
     batches = samples.dataset(split, 4096, fields=[label], only_inputs=False)
     clicks = sum(float(batch[label].numpy().sum()) for batch in batches)
-    return clicks / samples.num_records(split)
+    return clicks / samples.num_impressions(split)
 
 
 if __name__ == "__main__":

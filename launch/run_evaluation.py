@@ -51,7 +51,7 @@ def evaluate(
     """
     config = run.read_config()
     samples = Samples.open(dataset or config.dataset)
-    total = samples.num_records(split)
+    total = samples.num_impressions(split)
     model, _, _ = click_model.load_run(run, samples, checkpoint)
     of_label = evaluation.predict_labels(
         evaluation.scorer(model), samples, split, progress=lambda done: progress(done, total)

@@ -4,10 +4,11 @@
     python -m launch.score --export=EXPORT --samples='DIR/test-*.tfrecord' --out=scores.csv
 
 Needs the SavedModel and the samples, no model code, no image store. Samples are TFRecord files of
-serialized tf.train.Examples, read file by file in the order of their names (of a data set: of its
-manifest). A line of the CSV is the number of the record, counted from 0 over all files, and its
-click probability (and the probabilities of other labels, if the model predicts several). The CSV
-appears when all is scored and replaces one of that name.
+serialized tf.train.Examples, or of groups of samples (launch.prepare --group_by_user), read file by
+file in the order of their names (of a data set: of its manifest). A line of the CSV is the number
+of the sample, counted from 0 over all files, and its click probability (and the probabilities of
+other labels, if the model predicts several). The CSV appears when all is scored and replaces one of
+that name.
 """
 
 import glob

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from amstf import files
+from amstf.data import impressions_of, is_group
 from amstf.errors import ExportError, SampleError
 
 SIGNATURE = "serve_examples"
@@ -70,7 +72,7 @@ def load_scorer(export: str | os.PathLike[str]) -> tuple[Scorer, list[str]]:
 
 
 def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Scores the samples of a TFRecord file, in order.
+    """Scores the samples of a TFRecord file, in order; of a file of groups those of each group.
 
     Args:
         scorer: The function that `load_scorer` returned.
@@ -86,6 +88,7 @@ def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.
     """
     read = records = 0
     batches = iter(tf.data.TFRecordDataset(path).batch(batch_size).prefetch(2))
+    grouped = None
     while True:
         try:
             batch = next(batches, None)
@@ -97,8 +100,10 @@ def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.
             raise SampleError(f"{path} {problem}; copy or write it again") from error
         if batch is None:
             break
+        if grouped is None:
+            grouped = _is_group(batch[0].numpy())
         try:
-            scores = scorer(batch).numpy()
+            scores = _score_groups(scorer, batch, batch_size) if grouped else scorer(batch).numpy()
         except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
             last = records + len(batch) - 1
             # TensorFlow puts the record itself into its message, which then may not be text.
@@ -108,6 +113,10 @@ def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.
                 f"{path}: one of the records {records} to {last} is no sample that the export "
                 f"takes: {why}"
             ) from error
+        except (DecodeError, ValueError) as error:
+            raise SampleError(
+                f"{path}: one of the groups behind sample {records} is damaged: {error}"
+            ) from error
         if not np.isfinite(scores).all():
             row, column = np.argwhere(~np.isfinite(scores))[0]
             raise ExportError(
@@ -115,7 +124,7 @@ def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.
                 "weights "
                 "or the record hold values that are not finite: train or prepare again"
             )
-        records += len(batch)
+        records += len(scores)
         read += sum(map(len, batch.numpy())) + _FRAME_BYTES * len(batch)
         yield scores, read
     # TensorFlow's reader takes a record that is cut off for the end of the file.
@@ -125,6 +134,20 @@ def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.
             f"{path} is cut off: {records} whole records are {read:,} of its {size:,} bytes; copy "
             "or write it again"
         )
+
+
+def _is_group(record: bytes) -> bool:
+    try:
+        return is_group(record)
+    except DecodeError:
+        return False
+
+
+def _score_groups(scorer: Scorer, groups: tf.Tensor, batch_size: int) -> np.ndarray:
+    """Scores the samples of groups; an export takes each with its user's part."""
+    samples = [sample for group in groups.numpy() for sample in impressions_of(group)]
+    parts = [samples[k : k + batch_size] for k in range(0, len(samples), batch_size)]
+    return np.concatenate([scorer(tf.constant(part)).numpy() for part in parts])
 
 
 class ScoreTable:

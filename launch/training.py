@@ -91,8 +91,7 @@ class Training:
         width = click_model.image_width(self._stores)
         self.config = dataclasses.replace(config, image_width=width)
         self._check_images()
-        records = self.samples.num_records(TRAIN)
-        if not records:
+        if not self.samples.num_impressions(TRAIN):
             raise SampleError(f"{config.dataset}: the split {TRAIN!r} has no samples")
         self._batches = SharedBatches(
             self.samples,
@@ -281,8 +280,8 @@ class Training:
             for store in self._stores.values()
         )
         line = (
-            f"{self.config.title} {where}: {self.samples.num_records(TRAIN):,} samples{images}, "
-            f"{self._model.count_params():,} weights"
+            f"{self.config.title} {where}: {self.samples.num_impressions(TRAIN):,} samples"
+            f"{images}, {self._model.count_params():,} weights"
         )
         if split := num_split(self._model):
             line += f", {split} tables split over the servers"

@@ -23,6 +23,10 @@ class Aggregator(keras.layers.Layer):
     needs_query = False
     """Whether `query` must be given; models refuse such an aggregator when the ad has no image."""
 
+    of_user_alone = False
+    """Whether neither `query` nor `ad_ids` are looked at, so that samples that share their
+    behaviours share the result: models then aggregate once for a group."""
+
     needs_ad_ids = False
     """Whether `ad_ids` must be given; models refuse such an aggregator when the ad has no ids."""
 

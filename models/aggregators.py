@@ -23,6 +23,8 @@ class SumPooling(Aggregator):
         [[2.0, 2.0]]
     """
 
+    of_user_alone = True
+
     def aggregate(
         self,
         behaviours: tf.Tensor,
@@ -46,6 +48,8 @@ class MeanPooling(Aggregator):
         >>> MeanPooling()(behaviours, tf.constant([[True, True, False]])).numpy().tolist()
         [[2.0, -1.0]]
     """
+
+    of_user_alone = True
 
     def aggregate(
         self,
@@ -71,6 +75,8 @@ class MaxPooling(Aggregator):
         >>> MaxPooling()(behaviours, tf.constant([[True, True, False]])).numpy().tolist()
         [[1.0, -1.0]]
     """
+
+    of_user_alone = True
 
     def aggregate(
         self,
@@ -106,6 +112,8 @@ class ConcatPooling(Aggregator):
         >>> ConcatPooling(2)(tf.ones([1, 3, 2]), mask).numpy().tolist()
         [[1.0, 1.0, 0.0, 0.0]]
     """
+
+    of_user_alone = True
 
     def __init__(self, length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -159,12 +159,11 @@ class Dicm(ImageInputs, EmbeddingMlp):
         images = self._embed_images(inputs, (*self.ad_images, *self.behaviour_images))
         parts = [images[field.name][0] for field in self.ad_images]
         ad_ids = self.id_embedding.join(embedded, side="ad") if self._has_ad_ids else None
-        aggregators = self.aggregators
         for field in self.behaviour_images:
             behaviours, mask = images[field.name]
             asks = self._query_of(field)
             query = images[asks.name][0] if asks else None
-            pooled = aggregators[field.name](behaviours, mask, query, ad_ids)
+            pooled = self._aggregate(field, inputs, behaviours, mask, query, ad_ids)
             parts.append(pooled)
             if self.image_products:
                 parts.append(_products(query, pooled))

@@ -13,7 +13,7 @@ from amstf.schema import SIDES, SPARSE, WEIGHTED_SPARSE, Field, Schema
 from models.attention import AttentivePooling
 from models.blocks import Mlp
 from models.embedding_mlp import EmbeddingMlp
-from models.id_embedding import FlatIds, IdEmbedding
+from models.id_embedding import FlatIds, IdEmbedding, per_sample
 from models.keras_names import PACKAGE
 
 
@@ -92,6 +92,8 @@ class DinEmbedding(IdEmbedding):
         combined = super().combine(plain, flat)
         for name, ad in pairs.items():
             behaviours, mask = _padded(rows[name], flat[name])
+            behaviours = per_sample(behaviours, flat[name].groups)
+            mask = per_sample(mask, flat[name].groups)
             pooled = self.attentions[name](behaviours, mask, combined[ad])
             combined[name] = tf.ensure_shape(pooled, [None, self.schema[name].embedding_width])
         return combined
@@ -233,7 +235,7 @@ def _check_pairs(fields: Sequence[Field], pairs: Mapping[str, str]) -> None:
 
 
 def _padded(rows: tf.Tensor, ids: FlatIds) -> tuple[tf.Tensor, tf.Tensor]:
-    """Puts the values of a list [N, D] in a row per sample: [B, T, D], and a mask [B, T]."""
+    """Puts the values of a list [N, D] in its rows: [B, T, D] (of groups G), and a mask."""
     if ids.weights is not None:
         rows *= tf.cast(ids.weights, rows.dtype)[:, None]
     lengths = tf.math.unsorted_segment_sum(tf.ones_like(ids.samples), ids.samples, ids.batch_size)

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from amstf.data import GROUP_INDEX
 from amstf.errors import SchemaError
 from amstf.schema import DENSE, NO_ID, SIDES, SPARSE, WEIGHTED_SPARSE, Field, Schema
 from models.id_regularization import IdRegularization
@@ -21,9 +22,10 @@ class FlatIds(NamedTuple):
     """The N values of a field that are not padding, whatever form the field came in."""
 
     values: tf.Tensor  # [N] int64 or string
-    samples: tf.Tensor  # [N] int64, ascending: which sample a value belongs to
+    samples: tf.Tensor  # [N] int64, ascending: which row of the field a value belongs to
     weights: tf.Tensor | None  # [N] float32, of weighted fields
-    batch_size: tf.Tensor  # []
+    batch_size: tf.Tensor  # []: rows of the field
+    groups: tf.Tensor | None  # [B] int64: the row of each sample, of fields that samples share
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
@@ -139,7 +141,8 @@ class IdEmbedding(keras.layers.Layer):
         Args:
             inputs: Field name -> ids [B] (or [B, 1]), lists [B, T] padded with -1 or ragged,
                 weights of the same form under `Field.weight_name`, dense [B, length]. More keys
-                may be there.
+                may be there. In a batch of groups (`amstf.data.parse_groups`) fields of the user
+                have a row for each group; they are embedded so, and then repeated.
             training: Whether the regularizer adds its loss.
             per_field: Return the fields one by one, for parts that want some of them; see `join`.
             sides: Embed only the fields of these sides, and do without the others in `inputs`.
@@ -157,7 +160,8 @@ class IdEmbedding(keras.layers.Layer):
         embedded = self.combine(rows, flat)
         for field in wanted:
             if field.kind == DENSE:
-                embedded[field.name] = tf.cast(_dense(field, inputs), self.compute_dtype)
+                values = tf.cast(_dense(field, inputs), self.compute_dtype)
+                embedded[field.name] = per_sample(values, groups_of(field, inputs))
         return embedded if per_field else self.join(embedded)
 
     def join(self, embedded: Mapping[str, tf.Tensor], side: str | None = None) -> tf.Tensor:
@@ -235,11 +239,16 @@ class IdEmbedding(keras.layers.Layer):
         fields = [f for f in self.fields if f.num_ids and f.table_name in counts]
         for batch in batches:
             for field in fields:
-                indices = self._indices(field, _flat_ids(field, batch).values).numpy()
-                rows, times = np.unique(indices, return_counts=True)
-                counts[field.table_name][rows] += times
+                flat = _flat_ids(field, batch)
+                indices = self._indices(field, flat.values).numpy()
+                times = np.ones(len(indices))
+                if flat.groups is not None:  # A group's ids occur in each of its samples.
+                    samples = np.bincount(flat.groups.numpy(), minlength=int(flat.batch_size))
+                    times = samples[flat.samples.numpy()]
+                table = counts[field.table_name]
+                table += np.bincount(indices, times, minlength=len(table))
                 if field.name in self._dropped:  # As often as it will be the unknown one.
-                    counts[field.table_name][-1] += self._rule.dropout * len(indices)
+                    table[-1] += self._rule.dropout * times.sum()
         for table, layer in self.occurrences.items():
             layer.embeddings.assign(counts[table].astype(np.float32)[:, None])
 
@@ -296,6 +305,19 @@ def one_per_sample(field: Field, values: tf.Tensor) -> tf.Tensor:
     return tf.reshape(values, [-1])
 
 
+def groups_of(field: Field, inputs: Mapping[str, Any]) -> tf.Tensor | None:
+    """Returns the row of each sample [B] in a field that samples share, None if none are shared."""
+    if GROUP_INDEX not in inputs or not field.is_common:
+        return None
+    # Keras hands it on as [B] or [B, 1].
+    return tf.reshape(inputs[GROUP_INDEX], [-1])
+
+
+def per_sample(rows: tf.Tensor, groups: tf.Tensor | None) -> tf.Tensor:
+    """Repeats rows of groups [G, ...] for their samples, [B, ...]; `groups` as of `groups_of`."""
+    return rows if groups is None else _take(rows, groups)
+
+
 def _flat_ids(field: Field, inputs: Mapping[str, Any]) -> FlatIds:
     ids = value_of(field.name, inputs)
     weights = value_of(field.weight_name, inputs) if field.kind == WEIGHTED_SPARSE else None
@@ -326,11 +348,12 @@ def _flat_ids(field: Field, inputs: Mapping[str, Any]) -> FlatIds:
         tf.gather(samples, kept),
         None if weights is None else tf.gather(weights, kept),
         batch_size,
+        groups_of(field, inputs),
     )
 
 
 def _combine(field: Field, rows: tf.Tensor, ids: FlatIds) -> tf.Tensor:
-    """Combines [N, width] rows to [B, width]."""
+    """Combines [N, width] rows to [B, width], one for each sample."""
     weights = None if ids.weights is None else tf.cast(ids.weights, rows.dtype)
     if weights is not None:
         rows *= weights[:, None]
@@ -340,7 +363,8 @@ def _combine(field: Field, rows: tf.Tensor, ids: FlatIds) -> tf.Tensor:
             weights = tf.ones_like(ids.samples, rows.dtype)
         total = tf.math.unsorted_segment_sum(weights, ids.samples, ids.batch_size)
         combined = tf.math.divide_no_nan(combined, total[:, None])
-    return tf.ensure_shape(combined, [None, field.embedding_width])
+    combined = tf.ensure_shape(combined, [None, field.embedding_width])
+    return per_sample(combined, ids.groups)
 
 
 @tf.custom_gradient

@@ -15,7 +15,7 @@ from amstf.store import ImageStore
 from models.aggregators import make_aggregator
 from models.blocks import image_tower
 from models.embedding_mlp import parts_of_config
-from models.id_embedding import one_per_sample, value_of
+from models.id_embedding import groups_of, one_per_sample, per_sample, value_of
 
 FieldNames = str | Sequence[str] | Literal[False] | None
 """What says which image fields a model takes: a name, several, False for none, None for all."""
@@ -121,7 +121,7 @@ class ImageInputs:
 
         Returns:
             Field name -> embeddings [B, D] or [B, T, D], and which of them are images, bool [B] or
-            [B, T].
+            [B, T]. In a batch of groups, fields of the user have a row for each group.
         """
         ids = {field.name: _image_ids(field, inputs) for field in fields}
         embedded: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
@@ -135,6 +135,34 @@ class ImageInputs:
                 shape = tf.concat([tf.shape(ids[name]), [flat.shape[-1]]], axis=0)
                 embedded[name] = tf.reshape(part, shape), ids[name] >= 0
         return embedded
+
+    def _aggregate(
+        self,
+        field: Field,
+        inputs: Mapping[str, Any],
+        behaviours: tf.Tensor,
+        mask: tf.Tensor,
+        query: tf.Tensor | None = None,
+        ad_ids: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Aggregates the behaviours' images, once for samples that share them if that is the same.
+
+        Args:
+            field: Which of `behaviour_images`.
+            inputs: The batch.
+            behaviours: What `_embed_images` gave of it, [B, T, D], of groups with G rows.
+            mask: As behaviours.
+            query: See `models.Aggregator`, as ad_ids.
+            ad_ids: [B, any width].
+
+        Returns:
+            [B, width].
+        """
+        aggregator, groups = self.aggregators[field.name], groups_of(field, inputs)
+        if getattr(aggregator, "of_user_alone", False):
+            return per_sample(aggregator(behaviours, mask), groups)
+        behaviours, mask = per_sample(behaviours, groups), per_sample(mask, groups)
+        return aggregator(behaviours, mask, query, ad_ids)
 
     def _image_config(self) -> dict[str, Any]:
         """Describes images and aggregators, image stores by their paths."""

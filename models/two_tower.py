@@ -187,12 +187,12 @@ class TwoTower(ImageInputs, keras.Model):
         # Both sides in one call, so that tables and images that they share are asked once.
         ids = self._embed_ids(inputs, SIDES)
         images = self._embed_images(inputs, (*self.ad_images, *self.behaviour_images))
-        return self.match(self._user(ids, images), self._ad(ids, images))
+        return self.match(self._user(inputs, ids, images), self._ad(ids, images))
 
     def user_embedding(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Runs the user's tower: fields of user and context -> [B, D]."""
         images = self._embed_images(inputs, self.behaviour_images)
-        return self._user(self._embed_ids(inputs, USER_SIDES), images)
+        return self._user(inputs, self._embed_ids(inputs, USER_SIDES), images)
 
     def ad_embedding(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Runs the ad's tower: fields of the ad -> [B, D]."""
@@ -216,10 +216,14 @@ class TwoTower(ImageInputs, keras.Model):
     ) -> dict[str, tf.Tensor]:
         return self.id_embedding(inputs, per_field=True, sides=sides)
 
-    def _user(self, ids: Mapping[str, tf.Tensor], images: Mapping[str, Any]) -> tf.Tensor:
+    def _user(
+        self,
+        inputs: Mapping[str, tf.Tensor],
+        ids: Mapping[str, tf.Tensor],
+        images: Mapping[str, Any],
+    ) -> tf.Tensor:
         parts = _of_sides(self.id_embedding, ids, USER_SIDES)
-        aggregators = self.aggregators
-        parts += [aggregators[f.name](*images[f.name]) for f in self.behaviour_images]
+        parts += [self._aggregate(f, inputs, *images[f.name]) for f in self.behaviour_images]
         return self.user_tower(tf.concat(parts, axis=-1))
 
     def _ad(self, ids: Mapping[str, tf.Tensor], images: Mapping[str, Any]) -> tf.Tensor:

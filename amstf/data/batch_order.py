@@ -7,12 +7,12 @@ import functools
 
 import numpy as np
 
-from amstf.data.record_offsets import record_offsets
+from amstf.data.record_offsets import impressions_before, record_offsets
 from amstf.data.samples_reader import Samples
 from amstf.errors import SampleError
 
 SHUFFLE_BLOCK = 16
-"""Records that shuffling keeps together: a batch of 256 comes from 16 places of the data."""
+"""Samples that shuffling keeps together: a batch of 256 comes from 16 places of the data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +41,18 @@ class BatchOrder:
     Args:
         samples: The data set.
         split: Name of the split.
-        batch_size: Samples per batch (B).
+        batch_size: Samples per batch (B). Where samples are stored in groups a batch has equally
+            many groups, B samples on average.
         shuffle: Whether blocks come in random order; otherwise files and records in turn as stored.
         seed: Of the random order.
-        block_size: Records that stay together. Fewer mix better and cost more reads.
+        block_size: Samples that stay together, of groups on average. Fewer mix better and cost
+            more reads.
 
     Attributes:
-        num_records: Samples of a pass (N).
-        steps_per_pass: Batches of a pass, ceil(N / B); the last may be smaller.
+        num_records: Records of a pass: samples, or groups of them.
+        num_impressions: Samples of a pass (N).
+        steps_per_pass: Batches of a pass, ceil(N / B) if samples are not grouped; the last may be
+            smaller.
 
     Raises:
         SampleError: If an argument is out of range, or a file is not what the manifest says.
@@ -80,7 +84,8 @@ class BatchOrder:
         for name, value in (("batch_size", batch_size), ("block_size", block_size)):
             if value < 1:
                 raise SampleError(f"{name} is {value}; it must be at least 1")
-        self._batch_size = batch_size
+        self._batch_size = samples.records_of(split, batch_size)
+        block_size = samples.records_of(split, block_size)
         self._shuffle = shuffle
         self._seed = seed
         counts = [file.records for file in samples.manifest.files(split)]
@@ -89,9 +94,11 @@ class BatchOrder:
             record_offsets(path, count) for path, count in zip(self._paths, counts, strict=True)
         ]
         self.num_records = sum(counts)
+        self.num_impressions = samples.num_impressions(split)
+        self._impressions = _impressions_before(samples, split)
         if not self.num_records:
             raise SampleError(f"{samples.directory}: the split {split!r} has no samples")
-        self.steps_per_pass = -(-self.num_records // batch_size)
+        self.steps_per_pass = -(-self.num_records // self._batch_size)
         starts = [np.arange(0, count, block_size) for count in counts]
         self._file_of_block = np.repeat(np.arange(len(counts)), [len(start) for start in starts])
         self._first = np.concatenate(starts)
@@ -118,6 +125,22 @@ class BatchOrder:
         offsets = self._at(files, starts + skipped)
         return Stretches(self._paths[files], offsets, self._at(files, starts + ends) - offsets)
 
+    def impressions_before(self, step: int) -> int:
+        """Returns how many samples the batches before a step hold, those of earlier passes too."""
+        number, step_of_pass = divmod(step, self.steps_per_pass)
+        end = step_of_pass * self._batch_size
+        before = number * self.num_impressions
+        if self._impressions is None or not end:
+            return before + end
+        blocks, begins = self._blocks_of_pass(number)
+        blocks = blocks[: np.searchsorted(begins, end, side="left")]
+        files, starts = self._file_of_block[blocks], self._first[blocks]
+        ends = starts + np.minimum(end - begins[: len(blocks)], self._count[blocks])
+        for file, sums in enumerate(self._impressions):
+            here = files == file
+            before += int((sums[ends[here]] - sums[starts[here]]).sum())
+        return before
+
     def _order_blocks(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """The blocks of a pass in order, and how many records come before each."""
         blocks = np.arange(len(self._count))
@@ -131,3 +154,14 @@ class BatchOrder:
             [self._offsets[file][record] for file, record in zip(files, records, strict=True)],
             np.int64,
         )
+
+
+def _impressions_before(samples: Samples, split: str) -> list[np.ndarray] | None:
+    """Returns for each file how many samples come before each of its groups; None if no groups."""
+    if not samples.is_grouped(split):
+        return None
+    label = samples.schema.labels[0].stored_name
+    return [
+        impressions_before(path, file.records, file.impressions or 0, label)
+        for path, file in zip(samples.files(split), samples.manifest.files(split), strict=True)
+    ]

@@ -24,6 +24,8 @@ from amstf.errors import SampleError
 
 MANIFEST_FILE = "manifest.json"
 VERSION = 1
+GROUPED_VERSION = 2
+"""Of a data set with groups: programs that read version 1 only would not understand its records."""
 _CHUNK = 1 << 20
 # A TFRecord is: uint64 length, 4 bytes CRC of it, the data, 4 bytes CRC of the data.
 _HEADER = struct.Struct("<QI")
@@ -36,15 +38,18 @@ class ShardFile:
 
     Attributes:
         path: Name of the file, relative to the data set directory.
-        records: Samples in the file.
+        records: TFRecords in the file: samples, or groups of them.
         bytes: Size of the file in bytes.
         crc32: CRC-32 (zlib) of the whole file, as eight hex digits.
+        impressions: Samples in the file if each record is a group of them, see
+            `amstf.data.groups`; None if each record is one sample.
     """
 
     path: str
     records: int
     bytes: int
     crc32: str
+    impressions: int | None = None
 
 
 @dataclasses.dataclass
@@ -99,9 +104,10 @@ class Manifest:
         """Reads a manifest from JSON text; `where` names the text in error messages."""
         try:
             content = files.parse_json(text)
-            if content["version"] != VERSION:
+            if content["version"] not in (VERSION, GROUPED_VERSION):
                 raise SampleError(
-                    f"{where} has version {content['version']!r}; this program reads {VERSION}"
+                    f"{where} has version {content['version']!r}; this program reads {VERSION} "
+                    f"and {GROUPED_VERSION}"
                 )
             splits = {
                 split: tuple(_shard_file(f) for f in entry["files"])
@@ -110,6 +116,8 @@ class Manifest:
             for split, shards in splits.items():
                 if not shards:
                     raise ValueError(f"split {split!r} has no files")
+                if len({shard.impressions is None for shard in shards}) > 1:
+                    raise ValueError(f"some files of split {split!r} hold groups, some do not")
             images = dict(content.get("images", {}))
             for name, path in images.items():
                 if not isinstance(path, str) or not path or "\0" in path:
@@ -127,12 +135,12 @@ class Manifest:
         splits = {
             split: {
                 "records": sum(file.records for file in files),
-                "files": [dataclasses.asdict(file) for file in files],
+                "files": [_as_json(file) for file in files],
             }
             for split, files in self.splits.items()
         }
         content = {
-            "version": VERSION,
+            "version": GROUPED_VERSION if any(map(self.is_grouped, self.splits)) else VERSION,
             "splits": splits,
             "images": self.images,
             "info": self.info,
@@ -175,8 +183,18 @@ class Manifest:
         return self.splits[split]
 
     def records(self, split: str) -> int:
-        """Returns the number of samples of a split."""
+        """Returns the number of records of a split: of its samples, or of groups of them."""
         return sum(file.records for file in self.files(split))
+
+    def is_grouped(self, split: str) -> bool:
+        """Whether the records of a split are groups of samples."""
+        return any(file.impressions is not None for file in self.files(split))
+
+    def impressions(self, split: str) -> int:
+        """Returns the number of samples of a split."""
+        if not self.is_grouped(split):
+            return self.records(split)
+        return sum(file.impressions or 0 for file in self.files(split))
 
     def verify(self, directory: str | os.PathLike, *, checksums: bool = False) -> None:
         """Checks that every file is there and has its size, to find what was cut or lost in a copy.
@@ -227,7 +245,20 @@ def _shard_file(entry: dict[str, Any]) -> ShardFile:
             raise ValueError(f"{path!r} has {name} {value!r}")
     if not isinstance(crc32, str) or "\0" in path:
         raise ValueError(f"{path!r} has crc32 {crc32!r}")
-    return ShardFile(path, records, size, crc32)
+    impressions = entry.get("impressions")
+    # A group has at least one impression.
+    if impressions is not None and (
+        type(impressions) is not int or not records <= impressions < 2**63
+    ):
+        raise ValueError(f"{path!r} has impressions {impressions!r} in {records} groups")
+    return ShardFile(path, records, size, crc32, impressions)
+
+
+def _as_json(file: ShardFile) -> dict[str, Any]:
+    entry = dataclasses.asdict(file)
+    if file.impressions is None:
+        del entry["impressions"]
+    return entry
 
 
 def set_image_store(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from amstf.data.groups import GROUP_INDEX
 from amstf.schema import (
     DENSE,
     EXTRA,
@@ -19,6 +21,10 @@ from amstf.schema import (
 
 WEIGHT_MISMATCH = "as many weights as ids"
 """Stands in the message of a record whose weights and ids differ in number."""
+
+SIZE_MISMATCH = "an entry for each impression of its group"
+VALUES_MISMATCH = "as many values in each entry as its field has"
+"""Stand in the messages of a group whose feature lists are not of one length, or misshaped."""
 
 LONGEST_LIST = 1 << 16
 """Values of the longest list that is padded: 512 KB for each row of the batch."""
@@ -55,7 +61,86 @@ def parse_batch(
         [[4, 5]]
     """
     fields = tuple(fields)
-    parsed = tf.io.parse_example(serialized, feature_spec(fields))
+    return _batch(fields, tf.io.parse_example(serialized, feature_spec(fields)), ragged)
+
+
+def parse_groups(
+    serialized: tf.Tensor, fields: Iterable[Field], label: Field, *, ragged: bool = False
+) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+    """Parses a batch of serialized groups of impressions, see `amstf.data.groups`.
+
+    Args:
+        serialized: [G] string, each a `tf.train.SequenceExample`.
+        fields: The fields to parse.
+        label: A field of kind label, by which impressions are counted.
+        ragged: Whether lists come as RaggedTensors instead of being padded.
+
+    Returns:
+        What `parse_batch` returns, of fields that a group shares (`Field.is_common`) with G rows
+        and of the others with B, and `GROUP_INDEX`: the group of each impression, int64 [B].
+
+    Raises:
+        tf.errors.InvalidArgumentError: If a record is no group or does not fit the fields.
+
+    Example:
+        >>> group = tf.train.SequenceExample()
+        >>> group.context.feature["u"].int64_list.value.append(7)
+        >>> for click in (0.0, 1.0):
+        ...     group.feature_lists.feature_list["y"].feature.add().float_list.value.append(click)
+        >>> user = Field("u", "sparse", side="user", vocabulary_size=9)
+        >>> serialized, label = tf.constant([group.SerializeToString()]), Field("y", "label")
+        >>> batch = parse_groups(serialized, [user, label], label)
+        >>> [batch[name].numpy().tolist() for name in ("u", "y", GROUP_INDEX)]
+        [[7], [[0.0], [1.0]], [0, 0]]
+    """
+    fields = tuple(fields)
+    common = [field for field in fields if field.is_common]
+    own = [field for field in (*fields, label) if not field.is_common]
+    parsed, lists, _ = tf.io.parse_sequence_example(
+        serialized,
+        feature_spec(common),
+        {
+            name: tf.io.RaggedFeature(spec.dtype, row_splits_dtype=tf.int64)
+            for name, spec in feature_spec(own).items()
+        },
+    )
+    counted = lists[label.stored_name]
+    parsed = {**parsed, **{name: _inner(name, list_, counted) for name, list_ in lists.items()}}
+    for name, spec in feature_spec(own).items():
+        if isinstance(spec, tf.io.FixedLenFeature):
+            parsed[name] = _fixed(name, parsed[name], spec.shape)
+    return {**_batch(fields, parsed, ragged), GROUP_INDEX: counted.value_rowids()}
+
+
+def _inner(name: str, values: tf.RaggedTensor, counted: tf.RaggedTensor) -> tf.RaggedTensor:
+    """Returns the values of all impressions, [B, (n)], of those of groups, [G, (k), (n)]."""
+    check = tf.debugging.assert_equal(
+        values.row_splits,
+        counted.row_splits,
+        message=f"feature list {name!r} needs {SIZE_MISMATCH}",
+    )
+    # tf.data prunes what no output depends on, see below.
+    with tf.control_dependencies([check] if check is not None else []):
+        inner = values.values
+        return inner.with_values(tf.identity(inner.values))
+
+
+def _fixed(name: str, values: tf.RaggedTensor, shape: list[int]) -> tf.Tensor:
+    """Returns [B, *shape] of [B, (n)] if all n are what the shape says."""
+    size = math.prod(shape)
+    check = tf.debugging.assert_equal(
+        values.row_lengths(),
+        tf.constant(size, tf.int64),
+        message=f"feature list {name!r} needs {VALUES_MISMATCH}, {size}",
+    )
+    with tf.control_dependencies([check] if check is not None else []):
+        return tf.reshape(values.values, [-1, *shape])
+
+
+def _batch(
+    fields: tuple[Field, ...], parsed: Mapping[str, Any], ragged: bool
+) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+    """Makes a batch of features by their stored names."""
     batch: dict[str, tf.Tensor | tf.RaggedTensor] = {}
     for field in fields:
         values = parsed[field.stored_name]

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from amstf import files
 from amstf.data.manifest import frames
-from amstf.data.parsing import LIST_TOO_LONG, WEIGHT_MISMATCH, parse_batch
+from amstf.data.parsing import LIST_TOO_LONG, SIZE_MISMATCH, VALUES_MISMATCH, WEIGHT_MISMATCH
 from amstf.data.record_offsets import SUFFIX, record_offsets, scan
 from amstf.data.samples_reader import Samples
 from amstf.errors import SampleError
@@ -26,6 +26,8 @@ _PARSE_ERROR = re.compile(
             "Data types? ",
             "negative number of bytes",
             WEIGHT_MISMATCH,
+            SIZE_MISMATCH,
+            VALUES_MISMATCH,
             LIST_TOO_LONG,
         )
     )
@@ -88,14 +90,14 @@ def find_bad_record(samples: Samples, split: str) -> SampleError | None:
                 return _damaged(path, error)
             if chunk is None:
                 break
-            if _parse_problem(samples, chunk):
+            if _parse_problem(samples, split, chunk):
                 # The shortest beginning of the chunk that fails ends with the first bad record.
                 good, bad = 0, len(chunk)
                 while bad - good > 1:
                     middle = (good + bad) // 2
-                    fails = _parse_problem(samples, chunk[:middle])
+                    fails = _parse_problem(samples, split, chunk[:middle])
                     good, bad = (good, middle) if fails else (middle, bad)
-                problem = _parse_problem(samples, chunk[good:bad])
+                problem = _parse_problem(samples, split, chunk[good:bad])
                 return _error(path, done + good, None, problem or "it is no sample")
             done += len(chunk)
     return None
@@ -132,9 +134,9 @@ def _wrong_offsets(samples: Samples, split: str) -> SampleError | None:
     return None
 
 
-def _parse_problem(samples: Samples, serialized: tf.Tensor) -> str | None:
+def _parse_problem(samples: Samples, split: str, serialized: tf.Tensor) -> str | None:
     try:
-        parse_batch(serialized, samples.schema.fields)
+        samples.parse(split, serialized, samples.schema.fields)
     except tf.errors.InvalidArgumentError as error:
         return _readable(error.message)
     except UnicodeDecodeError:

@@ -6,6 +6,7 @@ import itertools
 import os
 
 import numpy as np
+import tensorflow as tf
 
 from amstf import files
 from amstf.data.manifest import frames
@@ -13,6 +14,10 @@ from amstf.errors import SampleError
 
 SUFFIX = ".offsets"
 """Of the file beside a TFRecord file: int64, where each record begins, and where the last ends."""
+
+IMPRESSIONS_SUFFIX = ".impressions"
+"""Of the file beside one of groups: int64, how many impressions come before each, and how many all
+are."""
 
 _FRAME_BYTES = 16  # Of a record, around its data.
 _DTYPE = np.dtype("<i8")
@@ -30,8 +35,21 @@ def write_record_offsets(path: str | os.PathLike, sizes: np.ndarray) -> None:
         path: The TFRecord file.
         sizes: Bytes that each record takes in it (`framed_size`), int64 [n].
     """
-    offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-    offsets.astype(_DTYPE).tofile(f"{path}{SUFFIX}")
+    _sums(sizes).tofile(f"{path}{SUFFIX}")
+
+
+def write_group_sizes(path: str | os.PathLike, sizes: np.ndarray) -> None:
+    """Writes how many impressions come before each group beside a file of groups.
+
+    Args:
+        path: The TFRecord file.
+        sizes: Impressions of each group, int64 [n].
+    """
+    _sums(sizes).tofile(f"{path}{IMPRESSIONS_SUFFIX}")
+
+
+def _sums(sizes: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(_DTYPE)
 
 
 def record_offsets(path: str | os.PathLike, records: int) -> np.ndarray:
@@ -60,15 +78,59 @@ def record_offsets(path: str | os.PathLike, records: int) -> np.ndarray:
         [0, 19, 35]
     """
     path = os.fspath(path)
-    beside = f"{path}{SUFFIX}"
     try:
-        if files.size(beside) == (records + 1) * _DTYPE.itemsize:
-            offsets = _read(beside)
-            if (offsets[0], offsets[-1]) == (0, files.size(path)):
-                return offsets
+        end = files.size(path)
+    except OSError:
+        end = None
+    offsets = _beside(f"{path}{SUFFIX}", records, end)
+    return scan(path, records) if offsets is None else offsets
+
+
+def impressions_before(
+    path: str | os.PathLike, records: int, impressions: int, label: str
+) -> np.ndarray:
+    """Returns how many impressions come before each group of a file, and how many all are.
+
+    From the file beside it; if there is none that fits, by reading the file once.
+
+    Args:
+        path: A TFRecord file of groups.
+        records: Its groups (n).
+        impressions: Its impressions.
+        label: Name of a feature list that each group has.
+
+    Returns:
+        int64 [n + 1]; not in memory but mapped, if it comes from a file.
+
+    Raises:
+        SampleError: If the file does not hold so many.
+    """
+    path = os.fspath(path)
+    before = _beside(f"{path}{IMPRESSIONS_SUFFIX}", records, impressions)
+    if before is not None:
+        return before
+    sizes = []
+    for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+        lists = tf.train.SequenceExample.FromString(record).feature_lists.feature_list
+        sizes.append(len(lists[label].feature))
+    if (len(sizes), sum(sizes)) != (records, impressions):
+        raise SampleError(
+            f"{path} has {len(sizes):,} groups of {sum(sizes):,} impressions, its manifest says "
+            f"{records:,} and {impressions:,}; copy or write the data set again"
+        )
+    return _sums(np.array(sizes, np.int64))
+
+
+def _beside(path: str, records: int, end: int | None) -> np.ndarray | None:
+    """Returns the sums in a file if it has so many and they end so."""
+    try:
+        if files.size(path) == (records + 1) * _DTYPE.itemsize:
+            sums = _read(path)
+            if (sums[0], sums[-1]) == (0, end):
+                return sums
     except OSError:
         pass
-    return scan(path, records)
+    return None
 
 
 def _read(path: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from amstf import files
 from amstf.data.manifest import Manifest
-from amstf.data.parsing import parse_batch
+from amstf.data.parsing import parse_batch, parse_groups
 from amstf.errors import SampleError
 from amstf.schema import INPUT_KINDS, Field, Schema
 
@@ -70,8 +70,29 @@ class Samples:
         return tuple(self.manifest.splits)
 
     def num_records(self, split: str) -> int:
-        """Returns the number of samples of a split."""
+        """Returns the number of records of a split: of its samples, or of groups of them."""
         return self.manifest.records(split)
+
+    def num_impressions(self, split: str) -> int:
+        """Returns the number of samples of a split, be they grouped or not."""
+        return self.manifest.impressions(split)
+
+    def is_grouped(self, split: str) -> bool:
+        """Whether a record of a split is a group of samples, see `amstf.data.groups`."""
+        return self.manifest.is_grouped(split)
+
+    def records_of(self, split: str, impressions: int) -> int:
+        """Returns how many records hold so many samples on average, at least 1."""
+        records, all_impressions = self.num_records(split), self.num_impressions(split)
+        return max(1, round(impressions * records / max(1, all_impressions)))
+
+    def parse(
+        self, split: str, serialized: tf.Tensor, fields: Iterable[Field], *, ragged: bool = False
+    ) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+        """Parses records of a split, string [n], as `parse_batch` or `parse_groups` says."""
+        if self.is_grouped(split):
+            return parse_groups(serialized, fields, self.schema.labels[0], ragged=ragged)
+        return parse_batch(serialized, fields, ragged=ragged)
 
     def files(self, split: str) -> list[str]:
         """Returns the paths of a split's files, in order."""
@@ -127,12 +148,14 @@ class Samples:
 
         Args:
             split: Name of the split.
-            batch_size: Samples per batch, B.
+            batch_size: Samples per batch, B; of a split of groups, samples of a batch on average
+                (the batches hold equally many groups).
             shuffle: Whether to shuffle, over files and a window of `SHUFFLE_BUFFER` samples.
             seed: Makes shuffling the same every time. Without one, files are read in whatever
                 order is fastest.
             repeat: Whether to begin again at the end, for ever. ParameterServerStrategy needs it.
-            drop_remainder: Whether to leave out a last batch that is smaller, so that B is static.
+            drop_remainder: Whether to leave out a last batch that is smaller, so that B is static
+                (of groups, G).
             ragged: Whether lists come as RaggedTensors instead of padded.
             fields: Names of the fields to parse, to save the time that the others cost; all that
                 `only_inputs` gives if None. The labels come in any case with `only_inputs`.
@@ -147,7 +170,9 @@ class Samples:
             With `only_inputs` pairs of a dict and the label [B, 1] float32, of several labels a
             dict of name -> [B, 1], as models with several outputs want it; otherwise dicts. Values
             are as `amstf.data.parse_batch` says: ids [B] or [B, T] int64, padded with -1, floats
-            [B, length] float32.
+            [B, length] float32. Of a split of groups they are as `amstf.data.parse_groups` says:
+            what is the user's once for each group, [G, ...], and with it which group an impression
+            is of, `GROUP_INDEX` int64 [B]. The models take both; `per_impression` repeats.
 
         Raises:
             SampleError: If the split or a field does not exist, or the readers outnumber the files.
@@ -185,18 +210,19 @@ class Samples:
             deterministic=deterministic,
         )
         if shuffle:
-            window = min(SHUFFLE_BUFFER, max(1, self.num_records(split)))
+            window = self.records_of(split, SHUFFLE_BUFFER)
+            window = min(window, max(1, self.num_records(split)))
             records = records.shuffle(window, seed=seed)
         if repeat:
             records = records.repeat()
-        batches = records.batch(batch_size, drop_remainder=drop_remainder)
+        size = self.records_of(split, batch_size)
+        batches = records.batch(size, drop_remainder=drop_remainder)
 
         def parse(serialized: tf.Tensor):  # type: ignore[no-untyped-def]
             if not only_inputs:
-                return parse_batch(serialized, wanted, ragged=ragged)
-            return split_labels(
-                parse_batch(serialized, (*wanted, *targets), ragged=ragged), targets
-            )
+                return self.parse(split, serialized, wanted, ragged=ragged)
+            batch = self.parse(split, serialized, (*wanted, *targets), ragged=ragged)
+            return split_labels(batch, targets)
 
         batches = batches.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         options = tf.data.Options()

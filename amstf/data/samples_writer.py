@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import array
 import fcntl
-import math
-import operator
 import os
 import pathlib
 import re
 import shutil
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,33 +17,31 @@ import tensorflow as tf
 
 from amstf import files
 from amstf.atomic_file import write_atomically
+from amstf.data.encoding import encoder
+from amstf.data.groups import GroupBuilder
 from amstf.data.manifest import (
     MANIFEST_FILE,
     Manifest,
     ShardFile,
     file_crc32,
 )
-from amstf.data.record_offsets import SUFFIX, framed_size, write_record_offsets
-from amstf.errors import SampleError
-from amstf.schema import (
-    DENSE,
-    IMAGE,
-    NO_ID,
-    SCHEMA_FILE,
-    WEIGHTED_SPARSE,
-    Field,
-    Schema,
+from amstf.data.record_offsets import (
+    IMPRESSIONS_SUFFIX,
+    SUFFIX,
+    framed_size,
+    write_group_sizes,
+    write_record_offsets,
 )
+from amstf.errors import SampleError
+from amstf.schema import SCHEMA_FILE, WEIGHTED_SPARSE, Schema
 
-_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 
 
 class SampleWriter:
     """Writes the samples of one split, one at a time, to several files in turn.
 
-    Memory is 8 bytes a sample. The files get their names, and the split its
+    Memory is 16 bytes a record. The files get their names, and the split its
     line in the manifest, only when all is written: a program that fails or is killed leaves no
     split that looks whole.
 
@@ -54,8 +50,12 @@ class SampleWriter:
         schema: The fields. Must equal the schema of the data set if it has one already.
         split: Name of the split, for example "train"; letters, digits and underscores.
         num_shards: Files to write, at least one for each worker that will read them.
+        group_size: Store consecutive samples that are equal in what is the user's
+            (`Field.is_common`) as one record, at most so many in one; see `amstf.data.groups`.
+            By default each sample is a record. Readers see no difference but in their batches.
 
     Raises:
+        SchemaError: If samples of this schema cannot be grouped.
         SampleError: If the split exists, the schema differs from the stored one, or another
             program is writing the split.
 
@@ -72,6 +72,7 @@ class SampleWriter:
         schema: Schema,
         split: str,
         num_shards: int = 8,
+        group_size: int | None = None,
     ) -> None:
         if not _SPLIT_NAME.fullmatch(split):
             raise SampleError(
@@ -79,14 +80,18 @@ class SampleWriter:
             )
         if num_shards < 1:
             raise SampleError(f"num_shards is {num_shards}; it must be at least 1")
+        if group_size is not None and group_size < 1:
+            raise SampleError(f"group_size is {group_size}; it must be at least 1, or None")
         files.refuse_remote(directory, "directory", SampleError)
         self._directory = pathlib.Path(directory)
         self._schema = schema
         self._split = split
-        self._encoders = _encoders(schema)
+        self._encoders = [encoder(field) for field in schema.stored]
         self._names = _names(schema)
-        self._counts = [0] * num_shards
+        self._groups = None if group_size is None else GroupBuilder(schema, group_size)
+        self._counts = [array.array("q") for _ in range(num_shards)]
         self._sizes = [array.array("q") for _ in range(num_shards)]  # 8 bytes a record.
+        self._num_written = 0
         self._next = 0
         self._open = False
         self._made_directory = not self._directory.exists()
@@ -104,7 +109,7 @@ class SampleWriter:
     @property
     def num_written(self) -> int:
         """Samples written so far."""
-        return sum(self._counts)
+        return self._num_written
 
     def write(self, sample: Mapping[str, Any]) -> None:
         """Checks one sample and writes it.
@@ -120,21 +125,26 @@ class SampleWriter:
         """
         if not self._open:
             raise SampleError(f"the writer of split {self._split!r} is closed")
-        example = tf.train.Example()
-        feature = example.features.feature
+        features = tf.train.Features()
         try:
             if not sample.keys() <= self._names:
                 raise SampleError(self._unknown_key(sample))
             for encode in self._encoders:
-                encode(sample, feature)
+                encode(sample, features.feature)
         except SampleError as error:
             raise SampleError(
                 f"sample {self.num_written} of split {self._split!r}: {error}"
             ) from None
-        record = example.SerializeToString()
+        self._num_written += 1
+        if self._groups is None:
+            self._put(tf.train.Example(features=features).SerializeToString(), 1)
+        elif group := self._groups.add(features):
+            self._put(*group)
+
+    def _put(self, record: bytes, impressions: int) -> None:
         self._writers[self._next].write(record)
         self._sizes[self._next].append(framed_size(len(record)))
-        self._counts[self._next] += 1
+        self._counts[self._next].append(impressions)
         self._next = (self._next + 1) % len(self._writers)
 
     def close(self) -> None:
@@ -146,6 +156,8 @@ class SampleWriter:
         if not self._open:
             return
         try:
+            if self._groups is not None and self._groups.size:
+                self._put(*self._groups.take())
             for writer in self._writers:
                 writer.close()
             if not self.num_written:
@@ -154,14 +166,26 @@ class SampleWriter:
                     "an empty split cannot be trained on: leave it out"
                 )
             shards = tuple(
-                ShardFile(path.name, count, path.stat().st_size, file_crc32(path))
-                for path, count in zip(self._paths, self._counts, strict=True)
+                ShardFile(
+                    path.name,
+                    len(counts),
+                    path.stat().st_size,
+                    file_crc32(path),
+                    None if self._groups is None else sum(counts),
+                )
+                for path, counts in zip(self._paths, self._counts, strict=True)
             )
+            beside = [SUFFIX]
+            for path, sizes, counts in zip(self._paths, self._sizes, self._counts, strict=True):
+                write_record_offsets(path, np.frombuffer(sizes, np.int64))
+                if self._groups is not None:
+                    write_group_sizes(path, np.frombuffer(counts, np.int64))
+            if self._groups is not None:
+                beside.append(IMPRESSIONS_SUFFIX)
             with Manifest.update(self._directory) as manifest:
                 self._check_existing()
-                for path, sizes in zip(self._paths, self._sizes, strict=True):
-                    write_record_offsets(path, np.frombuffer(sizes, np.int64))
-                    for name in (path.name, path.name + SUFFIX):
+                for path in self._paths:
+                    for name in (path.name, *(path.name + suffix for suffix in beside)):
                         os.replace(self._work / name, self._directory / name)
                 schema_path = self._directory / SCHEMA_FILE
                 if not schema_path.exists():
@@ -256,130 +280,3 @@ def _difference(stored: Schema, given: Schema) -> str:
 def _names(schema: Schema) -> set[str]:
     names = {field.name for field in schema.stored}
     return names | {field.weight_name for field in schema.of_kind(WEIGHTED_SPARSE)}
-
-
-# One encoder for each stored field: it checks a sample's value and puts it into the Example.
-
-_Encoder = Callable[[Mapping[str, Any], Any], None]
-
-
-def _encoders(schema: Schema) -> list[_Encoder]:
-    return [_encoder(field) for field in schema.stored]
-
-
-def _encoder(field: Field) -> _Encoder:
-    name, is_image = field.name, field.kind == IMAGE
-    if field.kind not in ("sparse", WEIGHTED_SPARSE, IMAGE, "group"):
-        length = field.length if field.kind == DENSE else 1
-
-        def encode_floats(sample: Mapping[str, Any], feature: Any) -> None:
-            values = _floats(name, _required(sample, name))
-            if len(values) != length:
-                raise SampleError(f"field {name!r}: got {len(values)} values, wanted {length}")
-            feature[name].float_list.value.extend(values)
-
-        return encode_floats
-
-    check = _strings if field.dtype == "string" else _image_ids if is_image else _ids
-
-    def put(feature: Any, values: list) -> None:
-        if field.dtype == "string":
-            feature[name].bytes_list.value.extend(values)
-        else:
-            feature[name].int64_list.value.extend(values)
-
-    def encode_one(sample: Mapping[str, Any], feature: Any) -> None:
-        value = sample.get(name) if is_image else _required(sample, name)
-        if value is None:
-            value = NO_ID
-        if isinstance(value, (list, tuple, np.ndarray)) and np.shape(value) != ():
-            raise SampleError(
-                f"field {name!r}: got {_short(value)}, wanted one id; lists need is_list=True"
-            )
-        put(feature, check(name, (value,)))
-
-    def encode_list(sample: Mapping[str, Any], feature: Any) -> None:
-        values = sample.get(name, ()) if is_image else _required(sample, name)
-        if not isinstance(values, (list, tuple)) and np.ndim(values) != 1:
-            raise SampleError(f"field {name!r}: got {_short(values)}, wanted a list of ids")
-        ids = check(name, values)
-        put(feature, ids)
-        if field.kind == WEIGHTED_SPARSE:
-            weights = _floats(field.weight_name, _required(sample, field.weight_name))
-            if len(weights) != len(ids):
-                raise SampleError(
-                    f"field {name!r}: got {len(ids)} ids and {len(weights)} weights; "
-                    "each id needs one weight"
-                )
-            feature[field.weight_name].float_list.value.extend(weights)
-
-    return encode_list if field.is_list else encode_one
-
-
-def _required(sample: Mapping[str, Any], name: str) -> Any:
-    value = sample.get(name)
-    if value is None:
-        raise SampleError(f"field {name!r}: got nothing; the sample needs a value for it")
-    return value
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
-
-
-def _ids(name: str, values: Any) -> list[int]:
-    if isinstance(values, np.ndarray):
-        if values.size and values.dtype.kind not in "iu":
-            raise SampleError(f"field {name!r}: got {values.dtype} values, wanted whole numbers")
-        values = values.tolist()
-    ids = []
-    for value in values:
-        try:
-            ids.append(operator.index(value))
-        except TypeError:
-            raise SampleError(
-                f"field {name!r}: got {_short(value)}, wanted a whole number"
-            ) from None
-    if ids and (min(ids) < _INT64_MIN or max(ids) > _INT64_MAX):
-        wrong = min(ids) if min(ids) < _INT64_MIN else max(ids)
-        raise SampleError(f"field {name!r}: got {wrong}, which does not fit into 64 bits")
-    return ids
-
-
-def _image_ids(name: str, values: Any) -> list[int]:
-    ids = _ids(name, values)
-    if ids and min(ids) < NO_ID:
-        raise SampleError(
-            f"field {name!r}: got image id {min(ids)}; ids start at 0, and {NO_ID} means no image"
-        )
-    return ids
-
-
-def _strings(name: str, values: Any) -> list[bytes]:
-    strings = []
-    for value in values:
-        if isinstance(value, str):
-            value = value.encode("utf-8")
-        if not isinstance(value, bytes):
-            raise SampleError(f"field {name!r}: got {_short(value)}, wanted a string")
-        strings.append(value)
-    return strings
-
-
-def _floats(name: str, value: Any) -> list[float]:
-    try:
-        if isinstance(value, (str, bytes)):
-            raise TypeError
-        values = np.asarray(value)
-        if values.dtype.kind not in "biuf" or values.ndim > 1:
-            raise TypeError
-    except (TypeError, ValueError):
-        raise SampleError(
-            f"field {name!r}: got {_short(value)}, wanted a number or a list of numbers"
-        ) from None
-    floats = values.reshape(-1).tolist()
-    for number in floats:
-        if not math.isfinite(number) or abs(number) > _FLOAT32_MAX:
-            raise SampleError(f"field {name!r}: got {number}, wanted a finite float32")
-    return floats

@@ -13,7 +13,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from tqdm import tqdm
@@ -23,6 +23,7 @@ from amstf.data import SampleWriter, add_info, set_image_store
 from amstf.errors import SampleError
 from amstf.schema import NO_ID, Field, Schema
 from amstf.store import ImageStoreWriter, hdf5_layout
+from launch.datasets.adjacent import adjacent
 
 CLICK_RATING = 4
 MAX_BEHAVIOURS = 32
@@ -65,6 +66,15 @@ class Rating:
     time: int
 
 
+@dataclasses.dataclass
+class _Page:
+    """A page view: ratings of one user that share their behaviours."""
+
+    split: str
+    behaviours: list[int]
+    size: int = 0
+
+
 def prepare(
     ratings: str | os.PathLike[str],
     features: str | os.PathLike[str],
@@ -73,6 +83,8 @@ def prepare(
     only_with_image: bool = False,
     num_shards: int = 8,
     image_dtype: str = "float32",
+    page_size: int = 1,
+    group_size: int | None = None,
 ) -> dict[str, int]:
     """Writes MovieLens-100k with poster features as a data set.
 
@@ -84,6 +96,9 @@ def prepare(
             ad image is -1.
         num_shards: Files per split.
         image_dtype: Stored type of the features, "float32" or "float16".
+        page_size: See `make_samples`.
+        group_size: Impressions of the longest group, if they are to be stored in groups: those of
+            a user with the same behaviours come together then.
 
     Returns:
         The number of samples by split.
@@ -105,9 +120,19 @@ def prepare(
     schema = make_schema(users, movies)
     split_of = split_by_time(log)
     counts = collections.Counter(split_of.values())
-    writers = {s: SampleWriter(directory, schema, s, num_shards) for s in SPLITS if counts[s]}
+    writers = {
+        split: SampleWriter(directory, schema, split, num_shards, group_size)
+        for split in SPLITS
+        if counts[split]
+    }
     try:
-        samples = make_samples(log, users, movies, with_image)
+        samples: Iterable[tuple[Rating, dict]] = make_samples(
+            log, users, movies, with_image, page_size, split_of
+        )
+        if group_size is not None:
+            made = list(samples)
+            keys = ((split_of[r], r.user, tuple(s["behaviour_images"])) for r, s in made)
+            samples = [made[k] for k in adjacent(keys)]
         for rating, sample in tqdm(samples, "samples", len(log), disable=None, unit_scale=True):
             writers[split_of[rating]].write(sample)
         for writer in writers.values():
@@ -124,6 +149,7 @@ def prepare(
         split="per user by time: test is the last 20 %, validation the 10 % before it",
         images_from=str(features),
         only_with_image=only_with_image,
+        page_size=page_size,
     )
     return {split: counts[split] for split in SPLITS}
 
@@ -162,7 +188,12 @@ def make_schema(users: dict[int, User], movies: dict[int, Movie]) -> Schema:
 
 
 def make_samples(
-    log: list[Rating], users: dict[int, User], movies: dict[int, Movie], with_image: set[int]
+    log: list[Rating],
+    users: dict[int, User],
+    movies: dict[int, Movie],
+    with_image: set[int],
+    page_size: int = 1,
+    split_of: Mapping[Rating, str] | None = None,
 ) -> Iterator[tuple[Rating, dict]]:
     """Yields each rating, in order of time, with its sample.
 
@@ -171,7 +202,11 @@ def make_samples(
         users: Users by id.
         movies: Movies by id.
         with_image: Ids of the movies that have an image.
+        page_size: Consecutive ratings of a user that count as one page view, at most: all of them
+            have the behaviours of the first. With 1, each has those of its own time.
+        split_of: Split of each rating; a page ends with its split.
     """
+    pages: dict[int, _Page] = {}
     liked: dict[int, collections.deque[int]] = collections.defaultdict(
         lambda: collections.deque(maxlen=MAX_BEHAVIOURS)
     )
@@ -182,6 +217,11 @@ def make_samples(
             for earlier in pending:
                 liked[earlier.user].appendleft(earlier.movie)
             pending = []
+        split = split_of[rating] if split_of else ""
+        page = pages.get(rating.user)
+        if page is None or page.size == page_size or page.split != split:
+            page = pages[rating.user] = _Page(split, list(liked[rating.user]))
+        page.size += 1
         user, movie = users[rating.user], movies[rating.movie]
         click = rating.rating >= CLICK_RATING
         yield (
@@ -191,7 +231,7 @@ def make_samples(
                 "age_bucket": user.age_bucket,
                 "gender": user.gender,
                 "occupation": user.occupation,
-                "behaviour_images": list(liked[rating.user]),
+                "behaviour_images": page.behaviours,
                 "movie": rating.movie,
                 "genres": movie.genres,
                 "release_year_bucket": movie.release_year_bucket,

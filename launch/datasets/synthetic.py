@@ -32,6 +32,7 @@ from amstf.errors import ConfigError
 from amstf.metrics.auc import auc, gauc
 from amstf.schema import Field, Schema
 from amstf.store import ImageStoreWriter
+from launch.datasets.adjacent import adjacent
 
 SPLITS = ("train", "validation", "test")
 CATEGORIES, BRANDS, AGES, HOURS = 20, 50, 7, 24
@@ -53,6 +54,8 @@ class SyntheticConfig:
         new_item_impressions: Share of the test impressions that show one of them.
         validation_share: Share of the impressions in the validation split.
         test_share: Share of the impressions in the test split, the last in time.
+        page_size: Impressions of a page view. A page is of one user at one hour, and all its
+            samples hold the earlier clicks as of its begin. With 1 each impression is its own.
         seed: Makes the same data every time.
         style_width: Dimensions of the latent style.
         style_from_category: Share of the variance of style that an item's category explains.
@@ -81,6 +84,7 @@ class SyntheticConfig:
     new_item_impressions: float = 0.3
     validation_share: float = 0.08
     test_share: float = 0.15
+    page_size: int = 1
     seed: int = 1
     style_width: int = 2
     style_from_category: float = 0.2
@@ -97,7 +101,8 @@ class SyntheticConfig:
 
     def __post_init__(self) -> None:
         for name in (
-            "users", "items", "impressions", "image_width", "behaviours", "style_width", "interests"
+            "users", "items", "impressions", "image_width", "behaviours", "page_size",
+            "style_width", "interests",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} is {getattr(self, name)}; it must be at least 1")
@@ -157,6 +162,7 @@ def prepare(
     *,
     num_shards: int = 8,
     image_dtype: str = "float16",
+    group_size: int | None = None,
 ) -> dict[str, int]:
     """Makes a synthetic data set.
 
@@ -165,6 +171,8 @@ def prepare(
         directory: The data set directory to fill.
         num_shards: Files per split.
         image_dtype: Stored type of the features, "float32" or "float16".
+        group_size: Impressions of the longest group, if they are to be stored in groups: those of
+            a user between two clicks, or of pages between two clicks, come together then.
 
     Returns:
         The number of samples by split.
@@ -186,13 +194,18 @@ def prepare(
 
     schema = make_schema(config)
     counts = np.bincount(log.split, minlength=len(SPLITS)).tolist()
-    clicks = behaviours(log, config.behaviours)
+    clicks = behaviours(log, config.behaviours, config.page_size)
+    order = np.arange(len(log.user))
+    if group_size is not None:
+        earlier = earlier_clicks(log, config.page_size)
+        keys = zip(log.split.tolist(), log.user.tolist(), earlier.tolist(), strict=True)
+        order = np.array(adjacent(keys))
     with tqdm(None, "samples", len(log.user), disable=None, unit_scale=True) as progress:
         for index, split in enumerate(SPLITS):
             if not counts[index]:
                 continue
-            with SampleWriter(directory, schema, split, num_shards) as writer:
-                for row in np.flatnonzero(log.split == index):
+            with SampleWriter(directory, schema, split, num_shards, group_size) as writer:
+                for row in order[log.split[order] == index]:
                     writer.write(_sample(log, row, clicks))
                     progress.update()
     defaults, settings = dataclasses.asdict(SyntheticConfig()), dataclasses.asdict(config)
@@ -274,12 +287,13 @@ def generate(config: SyntheticConfig) -> SyntheticLog:
     split[count - num_test :] = 2
 
     activity = rng.gamma(2.0, size=users)
-    user = rng.choice(users, size=count, p=activity / activity.sum())
+    page = np.arange(count) // config.page_size
+    user = rng.choice(users, size=page[-1] + 1, p=activity / activity.sum())[page]
     item = _popular(rng, np.flatnonzero(~is_new), count, config.zipf)
     if is_new.any():
         shows_new = (split == 2) & (rng.random(count) < config.new_item_impressions)
         item[shows_new] = _popular(rng, np.flatnonzero(is_new), shows_new.sum(), config.zipf)
-    hour = rng.integers(HOURS, size=count)
+    hour = rng.integers(HOURS, size=page[-1] + 1)[page]
 
     ids = gender_brand[gender[user], brand[item]] + age_category[age[user], category[item]]
     logit = (
@@ -363,17 +377,38 @@ def _observed(
         yield begin, signal + noise * rng.normal(size=signal.shape)
 
 
-def behaviours(log: SyntheticLog, longest: int) -> list[np.ndarray]:
-    """Returns for each impression the items that its user clicked before, newest first."""
-    earlier: list[np.ndarray] = [np.empty(0, np.int64)] * len(log.user)
+def earlier_clicks(log: SyntheticLog, page_size: int = 1) -> np.ndarray:
+    """Returns how often its user had clicked before each impression's page began, int64 [N]."""
+    earlier = np.empty(len(log.user), np.int64)
+    for own in _rows_by_user(log):
+        earlier[own] = np.cumsum(log.click[own]) - log.click[own]
+    # All impressions of a page are of one user.
+    rows = np.arange(len(earlier))
+    return earlier[rows - rows % page_size]
+
+
+def behaviours(log: SyntheticLog, longest: int, page_size: int = 1) -> list[np.ndarray]:
+    """Returns for each impression the items that its user clicked before, newest first.
+
+    Args:
+        log: The impressions.
+        longest: Most items to return.
+        page_size: See `SyntheticConfig`; "before" is before the page began.
+    """
+    listed: list[np.ndarray] = [np.empty(0, np.int64)] * len(log.user)
+    earlier = earlier_clicks(log, page_size)
+    for own in _rows_by_user(log):
+        clicked = log.item[own][log.click[own]]
+        for row, n in zip(own.tolist(), earlier[own].tolist(), strict=True):
+            listed[row] = clicked[max(0, n - longest) : n][::-1]
+    return listed
+
+
+def _rows_by_user(log: SyntheticLog) -> list[np.ndarray]:
+    """Returns the impressions of each user, in order of time."""
     order = np.argsort(log.user, kind="stable")
     starts = np.flatnonzero(np.diff(log.user[order], prepend=-1))
-    for own in np.split(order, starts[1:]):
-        clicked = log.item[own][log.click[own]]
-        before = np.cumsum(log.click[own]) - log.click[own]
-        for row, n in zip(own.tolist(), before.tolist(), strict=True):
-            earlier[row] = clicked[max(0, n - longest) : n][::-1]
-    return earlier
+    return np.split(order, starts[1:])
 
 
 def best_reachable(log: SyntheticLog) -> dict[str, dict[str, float | int]]:

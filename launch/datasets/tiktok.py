@@ -102,6 +102,7 @@ def prepare(
     *,
     num_shards: int = 8,
     image_dtype: str = "float32",
+    group_size: int | None = None,
 ) -> dict[str, int]:
     """Writes the interactions with their features as a data set.
 
@@ -111,6 +112,8 @@ def prepare(
         directory: The data set directory to fill.
         num_shards: Files per split.
         image_dtype: Stored type of the features, "float32" or "float16".
+        group_size: Most impressions of a group, of which the user's part is stored once; None for
+            no groups.
 
     Returns:
         The number of samples by split.
@@ -134,7 +137,7 @@ def prepare(
     for index, name in enumerate(SPLITS):
         if not (split == index).any():
             continue
-        with SampleWriter(directory, schema, name, num_shards) as writer:
+        with SampleWriter(directory, schema, name, num_shards, group_size) as writer:
             total = int((split == index).sum()) * (1 + NEGATIVES)
             with tqdm(None, name, total, disable=None, unit_scale=True) as progress:
                 for sample in make_samples(config, log, split, index):

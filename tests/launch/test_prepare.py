@@ -38,6 +38,19 @@ def test_synthetic_ends_with_a_summary_and_no_noise(made):
     assert [p.name for p in out.parent.iterdir()] == ["data"]
 
 
+def test_groups_are_told(tmp_path):
+    grouped = run(
+        "synthetic", f"--out={tmp_path}/d", *SMALL, "--page_size=4", "--group_by_user",
+        "--group_size=6",
+    )  # fmt: skip
+    assert (grouped.returncode, grouped.stderr) == (0, "")
+    samples = Samples.open(tmp_path / "d")
+    groups = samples.num_records("train")
+    assert 77 <= groups <= 120  # At most six in one, at least a page but for those that were cut.
+    assert "train              462" in grouped.stdout
+    assert f"in {groups} groups, {462 / groups:.1f} samples each" in grouped.stdout
+
+
 def test_an_existing_data_set_needs_overwrite(made):
     out, _ = made
     before = Samples.open(out).manifest
@@ -53,6 +66,7 @@ def test_an_existing_data_set_needs_overwrite(made):
         (["taobao", "--out=x"], "error: say which data set to make: .*; got taobao"),
         (["synthetic"], "error: flag --out is missing"),
         (["synthetic", "--out=x", "--users=0"], "error: --users is 0; it must be at least 1"),
+        (["synthetic", "--out=x", "--group_size=9"], "error: --group_size has a meaning with --gr"),
         (["movielens", "--out=x"], "error: movielens needs --ratings"),
         (
             ["movielens", "--out=x", "--ratings=nowhere", "--features=f.h5"],

@@ -48,8 +48,8 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
 
 
 def test_another_version_is_refused(tmp_path):
-    (tmp_path / "manifest.json").write_text('{"version": 2, "splits": {}}')
-    with pytest.raises(SampleError, match="version 2; this program reads 1"):
+    (tmp_path / "manifest.json").write_text('{"version": 3, "splits": {}}')
+    with pytest.raises(SampleError, match="version 3; this program reads 1 and 2"):
         Manifest.load(tmp_path)
 
 

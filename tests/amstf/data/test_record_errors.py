@@ -18,7 +18,7 @@ def records_of(path):
     return [r.numpy() for r in tf.data.TFRecordDataset(str(path))]
 
 
-def replace_records(samples, file_index, records):
+def replace_records(samples, file_index, records, impressions=None):
     """Writes a file anew and makes the manifest agree, as if it had been made that way."""
     path = pathlib.Path(samples.files("train")[file_index])
     with tf.io.TFRecordWriter(str(path)) as writer:
@@ -27,7 +27,9 @@ def replace_records(samples, file_index, records):
     with Manifest.update(samples.directory) as manifest:
         files = list(manifest.splits["train"])
         crc = f"{zlib.crc32(path.read_bytes()):08x}"
-        files[file_index] = ShardFile(path.name, len(records), path.stat().st_size, crc)
+        files[file_index] = ShardFile(
+            path.name, len(records), path.stat().st_size, crc, impressions
+        )
         manifest.splits["train"] = tuple(files)
     return path, Samples.open(samples.directory)
 

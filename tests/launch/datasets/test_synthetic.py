@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from amstf.data import Samples
+from amstf.data import GROUP_INDEX, Samples, per_impression
 from amstf.errors import ConfigError
 from amstf.metrics.auc import auc
 from amstf.store import ImageStore
@@ -61,6 +61,41 @@ def test_behaviours_are_earlier_clicks_newest_first(log):
         assert behaviours[row].tolist() == clicks[user][::-1][: SMALL.behaviours]
         if log.click[row]:
             clicks[user].append(log.item[row])
+
+
+def test_a_page_is_of_one_user_and_does_not_see_its_own_clicks():
+    config = dataclasses.replace(SMALL, page_size=4)
+    log = synthetic.generate(config)
+    shown = synthetic.behaviours(log, config.behaviours, config.page_size)
+    clicks = {user: [] for user in range(SMALL.users)}
+    for begin in range(0, len(log.user), 4):
+        page = range(begin, min(begin + 4, len(log.user)))
+        (user,) = set(log.user[page])
+        assert len(set(log.hour[page])) == 1
+        for row in page:
+            assert shown[row].tolist() == clicks[user][::-1][: SMALL.behaviours]
+        clicks[user] += [log.item[row] for row in page if log.click[row]]
+
+
+def test_grouped_are_the_same_impressions(tmp_path):
+    config = dataclasses.replace(SMALL, impressions=1500, page_size=3)
+    ways = {"plain": None, "grouped": 8}
+    for name, group_size in ways.items():
+        synthetic.prepare(config, tmp_path / name, num_shards=2, group_size=group_size)
+    plain, grouped = (Samples.open(tmp_path / name) for name in ways)
+    assert plain.manifest.info == grouped.manifest.info
+    for split in synthetic.SPLITS:
+        assert grouped.is_grouped(split) and not plain.is_grouped(split)
+        assert grouped.num_impressions(split) == plain.num_records(split)
+        sizes = np.bincount(rows_of(grouped, split)[GROUP_INDEX])
+        assert sizes.max() <= 8 and sizes.mean() > 2.5
+        same = []
+        for samples in (plain, grouped):
+            rows = per_impression(rows_of(samples, split), samples.schema)
+            columns = [rows[f.name].numpy() for f in samples.schema.fields if not f.is_list]
+            images = rows["behaviour_images"].numpy()
+            same.append(sorted(map(str, zip(*columns, images.tolist(), strict=True))))
+        assert same[0] == same[1]
 
 
 def test_samples_hold_what_was_drawn(samples, log):
