@@ -32,6 +32,7 @@ from amstf.errors import ConfigError
 from amstf.store import ImageStore
 from launch import program
 from launch.datasets import feature_map, movielens, synthetic, tiktok
+from launch.datasets.halves import HALVES
 from launch.datasets.new_dataset import new_dataset
 
 FLAGS = flags.FLAGS
@@ -76,6 +77,12 @@ flags.DEFINE_integer(
     "Impressions of a page view, which share the user's earlier clicks as of its begin. synthetic: "
     "all pages have so many; movielens: consecutive ratings of a user, at most so many.",
     lower_bound=1,
+)
+flags.DEFINE_enum(
+    "train_half",
+    None,
+    HALVES,
+    "synthetic, movielens: leave out the other half in time of the training split.",
 )
 flags.DEFINE_string("ratings", None, "movielens: directory with u.data, u.user and u.item.")
 flags.DEFINE_string(
@@ -205,6 +212,7 @@ def _synthetic(directory: pathlib.Path) -> None:
         num_shards=FLAGS.num_shards,
         image_dtype=FLAGS.image_dtype or "float16",
         group_size=_group_size(),
+        train_half=FLAGS.train_half or "",
     )
 
 
@@ -221,6 +229,7 @@ def _movielens(directory: pathlib.Path) -> None:
         image_dtype=FLAGS.image_dtype or "float32",
         page_size=FLAGS.page_size,
         group_size=_group_size(),
+        train_half=FLAGS.train_half or "",
     )
 
 

@@ -24,6 +24,7 @@ from amstf.errors import SampleError
 from amstf.schema import NO_ID, Field, Schema
 from amstf.store import ImageStoreWriter, hdf5_layout
 from launch.datasets.adjacent import adjacent
+from launch.datasets.halves import left_out
 
 CLICK_RATING = 4
 MAX_BEHAVIOURS = 32
@@ -85,6 +86,7 @@ def prepare(
     image_dtype: str = "float32",
     page_size: int = 1,
     group_size: int | None = None,
+    train_half: str = "",
 ) -> dict[str, int]:
     """Writes MovieLens-100k with poster features as a data set.
 
@@ -99,6 +101,8 @@ def prepare(
         page_size: See `make_samples`.
         group_size: Impressions of the longest group, if they are to be stored in groups: those of
             a user with the same behaviours come together then.
+        train_half: One of `halves.HALVES`, or "" for the whole training split. What the other half
+            liked stays among the behaviours.
 
     Returns:
         The number of samples by split.
@@ -119,6 +123,9 @@ def prepare(
 
     schema = make_schema(users, movies)
     split_of = split_by_time(log)
+    in_training = [rating for rating in log if split_of[rating] == SPLITS[0]]
+    for rating in in_training[left_out(len(in_training), train_half)]:
+        split_of[rating] = ""
     counts = collections.Counter(split_of.values())
     writers = {
         split: SampleWriter(directory, schema, split, num_shards, group_size)
@@ -134,7 +141,8 @@ def prepare(
             keys = ((split_of[r], r.user, tuple(s["behaviour_images"])) for r, s in made)
             samples = [made[k] for k in adjacent(keys)]
         for rating, sample in tqdm(samples, "samples", len(log), disable=None, unit_scale=True):
-            writers[split_of[rating]].write(sample)
+            if split_of[rating]:
+                writers[split_of[rating]].write(sample)
         for writer in writers.values():
             writer.close()
     finally:
@@ -150,6 +158,7 @@ def prepare(
         images_from=str(features),
         only_with_image=only_with_image,
         page_size=page_size,
+        **({"train_half": train_half} if train_half else {}),
     )
     return {split: counts[split] for split in SPLITS}
 

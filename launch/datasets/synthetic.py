@@ -33,6 +33,7 @@ from amstf.metrics.auc import auc, gauc
 from amstf.schema import Field, Schema
 from amstf.store import ImageStoreWriter
 from launch.datasets.adjacent import adjacent
+from launch.datasets.halves import left_out
 
 SPLITS = ("train", "validation", "test")
 CATEGORIES, BRANDS, AGES, HOURS = 20, 50, 7, 24
@@ -163,6 +164,7 @@ def prepare(
     num_shards: int = 8,
     image_dtype: str = "float16",
     group_size: int | None = None,
+    train_half: str = "",
 ) -> dict[str, int]:
     """Makes a synthetic data set.
 
@@ -173,12 +175,14 @@ def prepare(
         image_dtype: Stored type of the features, "float32" or "float16".
         group_size: Impressions of the longest group, if they are to be stored in groups: those of
             a user between two clicks, or of pages between two clicks, come together then.
+        train_half: One of `halves.HALVES`, or "" for the whole training split. What the other half
+            clicked stays among the behaviours.
 
     Returns:
         The number of samples by split.
     """
     directory = pathlib.Path(directory)
-    log = generate(config)
+    log = _with_half(generate(config), train_half)
     for name, width, features in (
         ("images", config.image_width, image_features(config, log.style)),
         ("titles", config.text_width, title_features(config, log)),
@@ -193,7 +197,7 @@ def prepare(
         set_image_store(directory, path.name, name)
 
     schema = make_schema(config)
-    counts = np.bincount(log.split, minlength=len(SPLITS)).tolist()
+    counts = [int((log.split == index).sum()) for index in range(len(SPLITS))]
     clicks = behaviours(log, config.behaviours, config.page_size)
     order = np.arange(len(log.user))
     if group_size is not None:
@@ -218,8 +222,17 @@ def prepare(
         config=settings,
         click_rate=round(float(log.click.mean()), 4),
         best_reachable=best_reachable(log),
+        **({"train_half": train_half} if train_half else {}),
     )
     return dict(zip(SPLITS, counts, strict=True))
+
+
+def _with_half(log: SyntheticLog, train_half: str) -> SyntheticLog:
+    """Returns the log with the other half of the training split in no split, -1."""
+    split = log.split.copy()
+    in_training = np.flatnonzero(split == 0)
+    split[in_training[left_out(len(in_training), train_half)]] = -1
+    return dataclasses.replace(log, split=split)
 
 
 def make_schema(config: SyntheticConfig) -> Schema:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from launch.experiments.data import FIRST_HALF, SECOND_HALF
+from launch.datasets.halves import FIRST, SECOND
 from launch.experiments.plan import IDS, IMAGES, Experiment, Variant
 
 _IDS = Variant({"model": "embedding_mlp"}, family=IDS)
@@ -59,13 +59,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "warm_up": Experiment(
         title="Starting from the model of earlier data (Table 5)",
         variants={
-            "earlier half": Variant(_dicm().changes, part=FIRST_HALF, is_shown=False),
-            "none": Variant(_dicm().changes, part=SECOND_HALF),
+            "earlier half": Variant(_dicm().changes, part=FIRST, is_shown=False),
+            "none": Variant(_dicm().changes, part=SECOND),
             **{
                 mode: Variant(
                     {**_dicm().changes, "warm_start_mode": mode},
                     after="earlier half",
-                    part=SECOND_HALF,
+                    part=SECOND,
                 )
                 for mode in ("partial", "full")
             },

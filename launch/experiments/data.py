@@ -12,9 +12,6 @@ from typing import Any
 from amstf.errors import AmstfError, ConfigError
 from launch.experiments.plan import AUC, GAUC, IDS, IMAGES, NEW_AUC, USER_AUC, Metric
 
-FIRST_HALF, SECOND_HALF = PARTS = ("first", "second")
-"""Halves of the training split in time."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Data:

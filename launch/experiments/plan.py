@@ -38,7 +38,7 @@ class Variant:
         changes: Attributes of `RunConfig` that differ from the settings of the data set.
         family: Whose settings these are, one of `FAMILIES`.
         after: Name of the variant whose run this one starts from (`RunConfig.warm_start`).
-        part: Which part of the training split it sees, "" for all; see `data.Data.parts`.
+        part: Which part of the training split it sees, "" for all; one of `halves.HALVES`.
         is_shown: Whether it is a row of the table; one that others start from need not be.
     """
 
