@@ -29,6 +29,7 @@ from absl import flags
 
 from amstf.data import GROUP_SIZE, Samples
 from amstf.errors import ConfigError
+from amstf.schema import COMBINERS, IMAGE, Schema
 from amstf.store import ImageStore
 from launch import program
 from launch.datasets import feature_map, movielens, synthetic, tiktok
@@ -61,6 +62,12 @@ flags.DEFINE_integer(
     "Store this many principal components of the features instead, of the images that training "
     "shows; 0: the features.",
     lower_bound=0,
+)
+flags.DEFINE_enum(
+    "combiner",
+    None,
+    COMBINERS,
+    "How the embeddings of listed ids become one; if not given as the kind of data set has it.",
 )
 flags.DEFINE_bool(
     "group_by_user", False, "Whether impressions of one user are stored in groups (see above)."
@@ -134,6 +141,11 @@ flags.DEFINE_float(
     "synthetic: share of the test impressions that show such an item.",
 )
 flags.DEFINE_float(
+    "hidden_quality",
+    _DEFAULT.hidden_quality,
+    "synthetic: strength of the quality of an item that its image does not show.",
+)
+flags.DEFINE_float(
     "taste",
     _DEFAULT.taste,
     "synthetic: strength of the match of user and image, in standard deviations of the logit.",
@@ -164,6 +176,8 @@ def main(arguments: list[str]) -> int | None:
         _PREPARE[arguments[0]](directory)
         if FLAGS.standardise or FLAGS.pca:
             feature_map.apply(directory, standardise=FLAGS.standardise, pca=FLAGS.pca)
+        if FLAGS.combiner:
+            _set_combiner(directory, FLAGS.combiner)
     print(summary(FLAGS.out))
     return None
 
@@ -257,6 +271,16 @@ def _tiktok(directory: pathlib.Path) -> None:
 
 
 _PREPARE = {"synthetic": _synthetic, "movielens": _movielens, "tiktok": _tiktok}
+
+
+def _set_combiner(directory: pathlib.Path, combiner: str) -> None:
+    """Gives all listed ids of a data set a combiner: it is the models' matter, not the records'."""
+    schema = Schema.load(directory)
+    fields = tuple(
+        dataclasses.replace(f, combiner=combiner) if f.is_list and f.kind != IMAGE else f
+        for f in schema.fields
+    )
+    dataclasses.replace(schema, fields=fields).save(directory)
 
 
 def _click_rate(samples: Samples, split: str) -> float:

@@ -63,7 +63,17 @@ _BOTH = (IDS, IMAGES)
 DATA: Mapping[str, Data] = {
     "synthetic": Data(
         title="synthetic clicks in which images carry taste; the best reachable AUC is known",
-        prepare=("synthetic",),
+        prepare=(
+            "synthetic",
+            "--users=1000",
+            "--items=20000",
+            "--impressions=500000",
+            "--image_width=64",
+            "--behaviours=32",
+            "--interests=2",
+            "--hidden_quality=0.2",
+            "--combiner=mean",
+        ),
         metrics=(AUC, GAUC, NEW_AUC),
         settings={family: {**_COMMON, "learning_rate": 0.003} for family in _BOTH},
         segment_steps=50,
@@ -76,6 +86,7 @@ DATA: Mapping[str, Data] = {
             "--ratings={shared}/movielens",
             "--features={shared}/movielens/features_efficientnet_lite0_tfnorm.h5",
             "--only_with_image",
+            "--combiner=mean",
         ),
         metrics=(AUC, GAUC, NEW_AUC),
         settings={
