@@ -51,6 +51,8 @@ def restore_newest(
 ) -> str | None:
     """Goes back to the newest checkpoint that is whole; warns of each that is not.
 
+    Removes what is left of those that were never complete.
+
     Args:
         checkpoint: The objects, with all their variables made.
         manager: Of the directory.
@@ -61,6 +63,8 @@ def restore_newest(
     Raises:
         CheckpointError: If none of them is whole.
     """
+    for cut_off in tf.io.gfile.glob(f"{manager.directory}/*_temp"):
+        tf.io.gfile.rmtree(cut_off)  # Of a chief that died while it wrote.
     paths = sorted(_paths(manager), key=step_of, reverse=True)
     for path in paths:
         try:

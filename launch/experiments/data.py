@@ -75,8 +75,17 @@ DATA: Mapping[str, Data] = {
             "--combiner=mean",
         ),
         metrics=(AUC, GAUC, NEW_AUC),
-        settings={family: {**_COMMON, "learning_rate": 0.003} for family in _BOTH},
-        segment_steps=50,
+        settings={
+            family: {
+                **_COMMON,
+                "learning_rate": 0.003,
+                "epochs": 4,
+                "patience": 4,
+                "tower": (64, 12),
+            }
+            for family in _BOTH
+        },
+        segment_steps=94,
         has_halves=True,
     ),
     "movielens": Data(

@@ -50,6 +50,14 @@ def test_the_newest_is_used(made, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_what_a_killed_chief_left_half_written_is_removed(made):
+    left = made[0] / "ckpt-40_temp"
+    left.mkdir()
+    (left / "part-00000-of-00001.data-00000-of-00001").write_bytes(b"half")
+    assert restore(*made) == 30
+    assert not left.exists()
+
+
 @pytest.mark.parametrize("damage", [cut, flip, pathlib.Path.unlink])
 @pytest.mark.parametrize("part", ["data", "index"])
 def test_one_that_is_not_whole_is_skipped_with_a_warning(made, capfd, damage, part):
