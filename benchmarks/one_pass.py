@@ -269,7 +269,12 @@ def passes(config: Config, directory: str) -> dict[tuple[str, str], list[Pass]]:
             }
             # It is meant to die: nobody need be told.
             result = chief.run("benchmarks.one_pass", config.workers, 1, job, say=lambda line: None)
-            found.setdefault((way, victim), []).append(Pass(**result))
+            done = Pass(**result)
+            found.setdefault((way, victim), []).append(done)
+            print(
+                f"{way}, killed {victim}: {done.end}, {done.lost} lost, {done.twice} twice",
+                flush=True,
+            )
     return found
 
 

@@ -82,4 +82,19 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         baseline="two towers",
         data=_CLICKS,
     ),
+    "content": Experiment(
+        title="Vectors of videos for new and for known items",
+        variants={
+            "ids": _IDS,
+            "sum": _dicm("sum"),
+            "mean": _dicm("mean"),
+            "attentive": _dicm("attentive"),
+            "mean, products": _dicm("mean", image_products=True),
+            "mean, products, id dropout": _dicm(
+                "mean", image_products=True, id_dropout=0.5, id_dropout_fields=("item",)
+            ),
+        },
+        baseline="ids",
+        data=("tiktok-new", "tiktok-known"),
+    ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import pathlib
 import subprocess
 import sys
@@ -47,9 +48,9 @@ class Data:
         return any("{seed}" in flag for flag in self.prepare)
 
     def directory(self, runs: pathlib.Path, name: str, seed: int, part: str) -> pathlib.Path:
-        """Returns where the data set of a run lies."""
-        words = [name, *([str(seed)] if self.is_per_seed else []), *([part] if part else [])]
-        return runs / "data" / "-".join(words)
+        """Returns where the data set of a run lies: another place for other flags."""
+        flags = hashlib.sha256(" ".join(self.flags(None, seed, part)).encode()).hexdigest()[:8]
+        return runs / "data" / f"{name}-{flags}"
 
     def flags(self, shared: pathlib.Path | None, seed: int, part: str) -> list[str]:
         """Returns kind and flags of `launch.prepare`."""
@@ -59,6 +60,18 @@ class Data:
 
 _COMMON: Mapping[str, Any] = {"epochs": 20, "patience": 6, "batch_size": 1024}
 _BOTH = (IDS, IMAGES)
+_TIKTOK = ("--seed={seed}", "--standardise", "--combiner=mean")
+_TIKTOK_SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    family: {
+        **_COMMON,
+        "learning_rate": 0.003,
+        "patience": 5,
+        "dropout": 0.5 if family == IMAGES else 0.3,
+        "tower": (32,),
+        "epochs": 10,
+    }
+    for family in _BOTH
+}
 
 DATA: Mapping[str, Data] = {
     "synthetic": Data(
@@ -108,15 +121,17 @@ DATA: Mapping[str, Data] = {
     ),
     "tiktok-new": Data(
         title="TikTok, items of the test are new",
-        prepare=("tiktok", "--source={shared}/tiktok", "--split=new_items", "--seed={seed}"),
+        prepare=("tiktok", "--source={shared}/tiktok", "--split=new_items", *_TIKTOK),
         metrics=(AUC, USER_AUC),
-        settings={family: {**_COMMON, "learning_rate": 0.001} for family in _BOTH},
+        settings=_TIKTOK_SETTINGS,
+        segment_steps=60,
     ),
     "tiktok-known": Data(
         title="TikTok, items of the test are known",
-        prepare=("tiktok", "--source={shared}/tiktok", "--split=known_items", "--seed={seed}"),
+        prepare=("tiktok", "--source={shared}/tiktok", "--split=known_items", *_TIKTOK),
         metrics=(AUC, USER_AUC),
-        settings={family: {**_COMMON, "learning_rate": 0.001} for family in _BOTH},
+        settings=_TIKTOK_SETTINGS,
+        segment_steps=60,
     ),
 }
 
