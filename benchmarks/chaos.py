@@ -7,8 +7,7 @@ peace, then while every 20 to 40 seconds a worker, a server or the chief is kill
 whichever the seed says. Then: does it end by itself, was each impression trained once a pass, is
 the AUC on the test split that of the calm runs, and what does each kind of failure cost?
 
-With --epochs=2 a calm run took 3 minutes on 2 cores and the disturbed one 4; all passes should take
-eight times as long, which was not tried.
+A calm run took 36 minutes on 2 cores and the disturbed one 41; with --epochs=2 it is 1/8 of that.
 
 What is in the cache is not done again, so the command continues after an interruption. The last
 line is one JSON object.
