@@ -5,10 +5,11 @@ An experiment is a few variants of a run; copy one to make another.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 from launch.datasets.halves import FIRST, SECOND
-from launch.experiments.plan import IDS, IMAGES, Experiment, Variant
+from launch.experiments.plan import IDS, IMAGES, VALIDATION_AUC, Experiment, Variant
 
 _IDS = Variant({"model": "embedding_mlp"}, family=IDS)
 _CLICKS = ("synthetic", "movielens")
@@ -17,6 +18,22 @@ _ALL = (*_CLICKS, "tiktok-new", "tiktok-known")
 
 def _dicm(aggregator: str = "multi_query", **changes: object) -> Variant:
     return Variant({"model": "dicm", "aggregator": aggregator, **changes})
+
+
+def _tuning() -> dict[str, Variant]:
+    """The same trials for models of ids and for models with images."""
+    variants = {}
+    for family, base in ((IDS, _IDS), (IMAGES, _dicm())):
+        for rate, dropout, l2 in itertools.product((0.001, 0.003), (0.0, 0.3), (0.0, 0.1)):
+            trial = {
+                "learning_rate": rate,
+                "dropout": dropout,
+                "tower_dropout": dropout,
+                "id_l2": l2,
+            }
+            name = f"{family}: rate {rate:g}, dropout {dropout:g}, id_l2 {l2:g}"
+            variants[name] = Variant({**base.changes, **trial}, family=family)
+    return variants
 
 
 EXPERIMENTS: Mapping[str, Experiment] = {
@@ -81,6 +98,14 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         },
         baseline="two towers",
         data=_CLICKS,
+    ),
+    "tuning": Experiment(
+        title="Settings, by the validation split alone",
+        variants=_tuning(),
+        baseline="ids: rate 0.001, dropout 0, id_l2 0",
+        data=_ALL,
+        metrics=(VALIDATION_AUC,),
+        measures_test=False,
     ),
     "content": Experiment(
         title="Vectors of videos for new and for known items",

@@ -59,6 +59,8 @@ class Experiment:
         baseline: The variant that the others are compared with.
         data: Names of the data sets that it is meant for.
         metrics: What it shows; those of the data set if empty.
+        measures_test: Whether the test split is measured. Tuning does without, so that nobody can
+            choose by it.
     """
 
     title: str
@@ -66,6 +68,7 @@ class Experiment:
     baseline: str
     data: tuple[str, ...]
     metrics: tuple[Metric, ...] = ()
+    measures_test: bool = True
 
     def __post_init__(self) -> None:
         assert self.baseline in self.variants, self.baseline

@@ -48,7 +48,6 @@ class Plan:
         seeds: Of each variant.
         runs: Directory for data and runs.
         shared: Directory of data that the project may not ship, or None.
-        measures_test: Whether the test split is measured; tuning does without.
     """
 
     name: str
@@ -57,7 +56,6 @@ class Plan:
     seeds: range
     runs: pathlib.Path
     shared: pathlib.Path | None
-    measures_test: bool = True
 
     def run_path(self, variant: str, seed: int) -> pathlib.Path:
         """Returns where a run lies."""
@@ -192,7 +190,7 @@ def _tasks(plan: Plan) -> Iterator[_Task]:
                 run=plan.run_path(name, seed),
                 segment_steps=data.segment_steps,
                 new_item_impressions=data.new_item_impressions,
-                measures_test=plan.measures_test,
+                measures_test=plan.experiment.measures_test,
                 is_kept=name in followed,
             )
             made_with = data.flags(None, seed, variant.part)
