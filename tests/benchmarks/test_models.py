@@ -18,3 +18,13 @@ def test_prerank():
     result, printed = run_quickly("prerank", timeout=200)
     assert "user and ads" in printed
     assert result["times_faster_than_pairs"] > 0 and result["ads_a_second"] > 0
+
+
+@pytest.mark.slow
+def test_common_features():
+    result, printed = run_quickly("common_features", timeout=200)
+    assert "bytes a sample" in printed
+    # 33 images of an impression, of which those of the user, 32, are asked once for eight.
+    assert result["times_fewer_images_asked"] == pytest.approx(33 / 5)
+    assert result["times_fewer_bytes"] > 2 and result["times_faster_training_sum"] > 0
+    assert result["results"]["greatest_difference"] < 1e-5
