@@ -61,6 +61,7 @@ class SampleWriter:
 
     Example:
         >>> import tempfile
+        >>> from amstf.schema import Field
         >>> schema = Schema((Field("user", "sparse", vocabulary_size=9), Field("click", "label")))
         >>> with SampleWriter(tempfile.mkdtemp(), schema, "train", num_shards=1) as writer:
         ...     writer.write({"user": 3, "click": 1.0})
