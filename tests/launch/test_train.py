@@ -221,7 +221,7 @@ def test_the_same_command_in_every_role_of_tf_config(small_dataset, tmp_path):
         (["--cluster=2by2"], "--cluster: got '2by2', wanted WORKERSxSERVERS"),
         (["--batch_size=0"], "--batch_size"),
         (["--tower=64,x"], "--tower: got '64,x', wanted widths such as 128,64"),
-        (["--aggregator=mean"], "--aggregator"),
+        (["--aggregator=median"], "--aggregator"),
         (["--dataset=/nowhere"], "/nowhere"),
     ],
 )
