@@ -27,8 +27,8 @@ from absl import flags
 from amstf.errors import AmstfError
 from benchmarks import killer
 from benchmarks.harness import Report, table
-from benchmarks.programs import run
 from launch import program
+from launch.programs import run
 from launch.run_directory import RunDirectory, read_rows
 
 FLAGS = flags.FLAGS

@@ -55,7 +55,8 @@ class Config:
         seconds: Time for each comparison, at most.
     """
 
-    shape: ClickShape = dataclasses.field(default_factory=ClickShape)
+    # A pass so long that starting a pipeline, which is slower for groups, does not decide.
+    shape: ClickShape = ClickShape(samples=131_072)
     page_size: int = 8
     steps: int = 4
     repeats: int = 10

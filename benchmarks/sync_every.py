@@ -19,8 +19,8 @@ from absl import flags
 
 from amstf.errors import ConfigError
 from benchmarks.harness import Report, table
-from benchmarks.programs import run
 from launch import program
+from launch.programs import run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("runs", None, "Directory for data and runs.", required=True)

@@ -131,7 +131,7 @@ def _hints(out: str, path: pathlib.Path, signatures: dict, dataset: str) -> list
     if "serve_examples" in signatures:
         lines += [
             "          gRPC  localhost:8500, PredictRequest with signature_name 'serve_examples'",
-            "                and `examples`: records of a data set as they are",
+            "                and `examples`: serialized tf.train.Examples, as a data set holds",
         ]
     return lines
 

@@ -102,17 +102,17 @@ class RunConfig:
 
     dataset: str
     model: str
-    hidden: tuple[int, ...]
-    dropout: float
-    tower: tuple[int, ...]
-    tower_dropout: float
-    aggregator: str
-    missing: str
-    batch_size: int
-    epochs: int
-    learning_rate: float
-    seed: int
-    patience: int
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = 0.0
+    tower: tuple[int, ...] = (256, 64, 12)
+    tower_dropout: float = 0.0
+    aggregator: str = "sum"
+    missing: str = "error"
+    batch_size: int = 256
+    epochs: int = 2
+    learning_rate: float = 0.001
+    seed: int = 0
+    patience: int = 0
     image_width: int | dict[str, int] = 0
     ams: AmsConfig = dataclasses.field(default_factory=AmsConfig)
     images: str = ""

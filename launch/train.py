@@ -26,7 +26,6 @@ from launch.local_cluster import LocalCluster, parse_cluster
 from launch.local_evaluator import LocalEvaluator
 from launch.run_directory import (
     AGGREGATORS,
-    ALL_LABELS,
     CHIEF,
     EVALUATOR,
     IMAGES,
@@ -66,7 +65,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_enum(
     "labels",
-    ALL_LABELS,
+    RunConfig.labels,
     LABELS,
     "Of a data set with several labels: predict all, each by a head of its own, or the first.",
 )
@@ -74,38 +73,48 @@ flags.DEFINE_string("out", None, "Directory of the run.", required=True)
 flags.DEFINE_string(
     "cluster", None, "Workers x parameter servers to start on this machine, for example 2x2."
 )
-flags.DEFINE_integer("epochs", 2, "Passes over the training split.", lower_bound=1)
-flags.DEFINE_integer("batch_size", 256, "Samples per step and worker.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 0.001, "Learning rate of Adam.", lower_bound=0.0)
+flags.DEFINE_integer("epochs", RunConfig.epochs, "Passes over the training split.", lower_bound=1)
+flags.DEFINE_integer(
+    "batch_size", RunConfig.batch_size, "Samples per step and worker.", lower_bound=1
+)
+flags.DEFINE_float(
+    "learning_rate", RunConfig.learning_rate, "Learning rate of Adam.", lower_bound=0.0
+)
 flags.DEFINE_list(
     "hidden",
-    ["128", "64"],
+    list(map(str, RunConfig.hidden)),
     "Widths of the MLP; of each tower with prerank, the last being that of the embeddings; lr has "
     "none.",
 )
 flags.DEFINE_float(
-    "dropout", 0.0, "Dropout of the MLP in training.", lower_bound=0.0, upper_bound=0.99
+    "dropout",
+    RunConfig.dropout,
+    "Dropout of the MLP in training.",
+    lower_bound=0.0,
+    upper_bound=0.99,
 )
 flags.DEFINE_list(
-    "tower", ["256", "64", "12"], "images: widths of the embedding model; the last is an image's."
+    "tower",
+    list(map(str, RunConfig.tower)),
+    "images: widths of the embedding model; the last is an image's.",
 )
 flags.DEFINE_float(
     "tower_dropout",
-    0.0,
+    RunConfig.tower_dropout,
     "images: dropout of the embedding model.",
     lower_bound=0.0,
     upper_bound=0.99,
 )
 flags.DEFINE_enum(
     "aggregator",
-    "sum",
+    RunConfig.aggregator,
     AGGREGATORS,
     "images: pooling of the behaviour images. attentive and multi_query ask by the ad's image, "
     "multi_query by the ad's ids too; concat keeps the order and the schema's max_length.",
 )
 flags.DEFINE_enum(
     "missing",
-    "error",
+    RunConfig.missing,
     ["error", "zeros"],
     "images: what one that the store lacks does: end the training, or have the embedding zero.",
 )
@@ -159,14 +168,14 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_float(
     "id_l2",
-    0.0,
+    RunConfig.id_l2,
     "L2 of the embeddings of ids that a batch has, divided by how often each occurs in training "
     "(mini-batch aware regularisation of DIN).",
     lower_bound=0.0,
 )
 flags.DEFINE_float(
     "id_gate",
-    0.0,
+    RunConfig.id_gate,
     "Scale embeddings of ids by n / (n + this), n being how often the id occurs in training, so "
     "that an id which was hardly seen says little; 0: do not.",
     lower_bound=0.0,
@@ -176,7 +185,7 @@ flags.DEFINE_list(
 )
 flags.DEFINE_float(
     "id_dropout",
-    0.0,
+    RunConfig.id_dropout,
     "Probability that in training an id counts as unknown, for which there is one embedding. An id "
     "that training has not seen counts as unknown then too.",
     lower_bound=0.0,
@@ -187,26 +196,26 @@ flags.DEFINE_list(
 )
 flags.DEFINE_float(
     "image_dropout",
-    0.0,
+    RunConfig.image_dropout,
     "images: probability that in training a sample's images are dropped, all of them.",
     lower_bound=0.0,
     upper_bound=0.99,
 )
 flags.DEFINE_bool(
     "image_products",
-    False,
+    RunConfig.image_products,
     "images: whether the network also sees the product of the ad's image and the behaviours'.",
 )
 flags.DEFINE_float(
     "learning_rate_decay",
-    1.0,
+    RunConfig.learning_rate_decay,
     "Factor of the learning rate every --decay_steps; 1: it stays.",
     lower_bound=0.0,
     upper_bound=1.0,
 )
 flags.DEFINE_integer(
     "decay_steps",
-    24_000,
+    RunConfig.decay_steps,
     "learning_rate_decay: updates of the optimizer between two falls of the learning rate. On a "
     "cluster each worker's step is one, with --merge=sync each round.",
     lower_bound=1,
@@ -225,10 +234,10 @@ flags.DEFINE_enum(
     "the ids may be others. full: all. images: those of the embedding model of images; the run may "
     "be of another model.",
 )
-flags.DEFINE_integer("seed", 0, "Seed of initial weights and shuffling.")
+flags.DEFINE_integer("seed", RunConfig.seed, "Seed of initial weights and shuffling.")
 flags.DEFINE_integer(
     "patience",
-    0,
+    RunConfig.patience,
     "Validations without a better AUC until training stops; 0: never.",
     lower_bound=0,
 )

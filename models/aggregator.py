@@ -74,3 +74,27 @@ class Aggregator(keras.layers.Layer):
     ) -> tf.Tensor:
         """Does the work of `call`; shapes as there, behaviours are zero where there is none."""
         raise NotImplementedError
+
+
+class BehaviourPooling(Aggregator):
+    """Base of the aggregators that look at the behaviours alone; a subclass implements `pool`."""
+
+    of_user_alone = True
+
+    def aggregate(
+        self,
+        behaviours: tf.Tensor,
+        mask: tf.Tensor,
+        query: tf.Tensor | None,
+        ad_ids: tf.Tensor | None,
+    ) -> tf.Tensor:
+        """See `Aggregator`."""
+        return self.pool(behaviours, mask)
+
+    def pool(self, behaviours: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """Makes one vector of behaviours [B, T, D], zero where the mask [B, T] says there is none.
+
+        Returns:
+            [B, width].
+        """
+        raise NotImplementedError

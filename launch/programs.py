@@ -1,4 +1,4 @@
-"""Programs of `launch` as a person runs them, for benchmarks that train."""
+"""Programs of `launch` as a person runs them, for what needs several."""
 
 import subprocess
 import sys
