@@ -56,7 +56,7 @@ class Config:
     """
 
     # A pass so long that starting a pipeline, which is slower for groups, does not decide.
-    shape: ClickShape = ClickShape(samples=131_072)
+    shape: ClickShape = dataclasses.field(default_factory=lambda: ClickShape(samples=131_072))
     page_size: int = 8
     steps: int = 4
     repeats: int = 10

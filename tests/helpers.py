@@ -1,11 +1,13 @@
 """What several tests of layers and models need."""
 
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from amstf.data import Samples
 from amstf.schema import DENSE, IMAGE, WEIGHTED_SPARSE, Field, Schema
 
 CLICK_SCHEMA = Schema(
@@ -114,6 +116,20 @@ def assert_gradients_match(
             )
 
 
+def assert_model_gradients_match(model: keras.Model, batch: dict, samples: int = 6) -> None:
+    """Does what `assert_gradients_match` does, of a click model's loss and all its weights.
+
+    Args:
+        model: The model, which need not have its variables yet.
+        batch: 16 samples.
+        samples: Places of each variable.
+    """
+    labels = tf.cast(tf.random.stateless_uniform([16, 1], [1, 2]) > 0.5, tf.float32)
+    loss = lambda: 10 * keras.losses.BinaryCrossentropy()(labels, model(batch))  # noqa: E731
+    loss()
+    assert_gradients_match(loss, model.trainable_variables, samples)
+
+
 def assert_weights_survive(make: Callable[[], keras.Model], batch: dict, directory: str) -> None:
     """Saves weights and a checkpoint, and compares the predictions of models that load them."""
     model, fresh = make(), make()
@@ -133,3 +149,9 @@ def assert_weights_survive(make: Callable[[], keras.Model], batch: dict, directo
     lazy = make()
     tf.train.Checkpoint(model=lazy).restore(path)
     np.testing.assert_array_equal(lazy(batch).numpy(), want)
+
+
+def read_samples(directory: str | os.PathLike, split: str) -> list[dict[str, np.ndarray]]:
+    """Returns the samples of a split of a data set, in the order that they were written in."""
+    batches = Samples.open(directory).dataset(split, 1, only_inputs=False)
+    return [{name: values.numpy()[0] for name, values in batch.items()} for batch in batches]

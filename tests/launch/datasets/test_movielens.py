@@ -9,6 +9,7 @@ from amstf.data import GROUP_INDEX, Samples
 from amstf.errors import SampleError, StoreError
 from amstf.store import ImageStore
 from launch.datasets import movielens
+from tests.helpers import read_samples
 
 # user, movie, rating, time. User 1 likes 10, then 11 and 12 in one second, dislikes 13, ...
 LOG = [
@@ -57,13 +58,6 @@ def source(tmp_path):
     return write_source(tmp_path / "source")
 
 
-def read(directory, split):
-    rows = []
-    for batch in Samples.open(directory).dataset(split, 1, only_inputs=False):
-        rows.append({name: values.numpy()[0] for name, values in batch.items()})
-    return rows
-
-
 def test_samples_by_hand(tmp_path, source):
     counts = movielens.prepare(*source, tmp_path / "data", num_shards=1)
     # User 1: 10 ratings, 2 test, 1 validation; user 2: 3 ratings, 1 test, none for validation.
@@ -71,7 +65,7 @@ def test_samples_by_hand(tmp_path, source):
     rows = {
         (row["user"], row["movie"]): row
         for split in movielens.SPLITS
-        for row in read(tmp_path / "data", split)
+        for row in read_samples(tmp_path / "data", split)
     }
     assert len(rows) == len(LOG)
     behaviours = {key: row["behaviour_images"].tolist() for key, row in rows.items()}
@@ -102,7 +96,7 @@ def test_samples_by_hand(tmp_path, source):
 def test_the_last_ratings_of_each_user_are_the_test(tmp_path, source):
     movielens.prepare(*source, tmp_path / "data", num_shards=2)
     keys = {
-        split: {(row["user"], row["movie"]) for row in read(tmp_path / "data", split)}
+        split: {(row["user"], row["movie"]) for row in read_samples(tmp_path / "data", split)}
         for split in movielens.SPLITS
     }
     assert keys["test"] == {(1, 18), (1, 19), (2, 11)}
@@ -124,7 +118,9 @@ def test_movies_without_image_can_be_left_out(tmp_path, source):
     counts = movielens.prepare(*source, tmp_path / "data", only_with_image=True)
     assert sum(counts.values()) == len(LOG) - 1
     for split in movielens.SPLITS:
-        assert all(row["ad_image"] == row["movie"] for row in read(tmp_path / "data", split))
+        assert all(
+            row["ad_image"] == row["movie"] for row in read_samples(tmp_path / "data", split)
+        )
 
 
 def test_behaviours_keep_the_newest(tmp_path):
@@ -239,7 +235,7 @@ def test_pages_share_the_behaviours_of_their_first_rating(tmp_path, source):
         )
     # Of user 1 train has 7 ratings, pages of 3, 3 and 1; 13 to 15 become no behaviours.
     want = [[], [], [], [12, 11, 10], [12, 11, 10], [12, 11, 10], [12, 11, 10]]
-    rows = [row for row in read(tmp_path / "plain", "train") if row["user"] == 1]
+    rows = [row for row in read_samples(tmp_path / "plain", "train") if row["user"] == 1]
     shown = [[i for i in row["behaviour_images"].tolist() if i >= 0] for row in rows]
     assert [row["movie"] for row in rows] == [10, 11, 12, 13, 14, 15, 16]
     assert shown == want

@@ -9,6 +9,7 @@ from amstf.errors import ConfigError, SampleError
 from amstf.store import ImageStore
 from launch.datasets import tiktok
 from launch.datasets.tiktok import Interactions, TiktokConfig
+from tests.helpers import read_samples
 
 USERS, ITEMS = 12, 20
 
@@ -34,18 +35,10 @@ def source(tmp_path):
     return write_source(tmp_path / "source")
 
 
-def read(directory, split):
-    """Returns the samples of a split, in the order they were written in."""
-    rows = []
-    for batch in Samples.open(directory).dataset(split, 1, only_inputs=False):
-        rows.append({name: values.numpy()[0] for name, values in batch.items()})
-    return rows
-
-
 def impressions_of(directory, split):
     """Returns the samples of a split as lists of a click and its negatives."""
     groups = []
-    for row in read(directory, split):
+    for row in read_samples(directory, split):
         if row["click"] == 1:
             groups.append([])
         groups[-1].append(row)
@@ -110,7 +103,7 @@ def test_modalities_have_stores_of_their_own_and_one_id(tmp_path, source):
     visual, audio = (ImageStore.open(samples.image_store_path(n)) for n in ("visual", "audio"))
     assert visual.read([3]).tolist() == [[3, 6, 12]] and audio.read([3]).tolist() == [[-3, 3]]
     assert str(visual.dtype) == "float32"
-    row = read(tmp_path / "data", "train")[0]
+    row = read_samples(tmp_path / "data", "train")[0]
     assert row["audio"] == row["video"]
     assert row["behaviour_audio"].tolist() == row["behaviour_videos"].tolist()
     stored = [field.name for field in samples.schema.stored]
