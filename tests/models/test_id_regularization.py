@@ -112,6 +112,7 @@ def test_models_save_load_and_continue_with_their_counts(make, tmp_path):
     np.testing.assert_array_equal(copy(one), before)
 
 
+@pytest.mark.filterwarnings("ignore:.*set_learning_phase:UserWarning")
 def test_image_dropout_drops_all_images_of_a_sample_or_none():
     images = keras.Sequential([keras.layers.Lambda(lambda ids: 1 + tf.one_hot(ids, 4))])
     model = Dicm(CLICK_SCHEMA, image_embedding=images, image_dropout=0.5)
