@@ -3,6 +3,14 @@
     python -m launch.experiment images --data=synthetic --runs=DIR
     python -m launch.experiment aggregators --data=movielens --runs=DIR --shared=DIR --keep
 
+images         which images help: none, the ad's, those of behaviours, both (Table 3 of the paper)
+aggregators    how the images of behaviours are aggregated (Table 4)
+base_networks  LR, Embedding&MLP, DIN without and with images (Figure 5)
+warm_up        starting from the model of earlier data: nothing, all but ids, all (Table 5)
+prerank        two towers without and with images (Table 8)
+tuning         settings, by the validation split alone
+content        vectors of videos, for new and for known items
+
 Trains and measures what has no result yet, several runs at a time, and prints the table. With
 --keep, results, table and figure go to docs/experiments/ (NAME-DATA.json, NAME.md,
 NAME-DATA.png), elsewhere into --runs. After an interruption the same command goes on.
@@ -38,9 +46,8 @@ flags.DEFINE_bool("run", True, "--norun: only draw table and figure of the resul
 def main(arguments: list[str]) -> None:
     """Runs the experiment and shows the table."""
     if len(arguments) != 1 or arguments[0] not in EXPERIMENTS:
-        names = "".join(f"\n  {name:<15}{e.title}" for name, e in EXPERIMENTS.items())
         got = arguments[0] if arguments else "nothing"
-        raise ConfigError(f"say which experiment to run, got {got}; there are:{names}")
+        raise ConfigError(f"say which experiment to run: {', '.join(EXPERIMENTS)}; got {got}")
     name = arguments[0]
     experiment = EXPERIMENTS[name]
     if FLAGS.data not in experiment.data:
@@ -77,6 +84,8 @@ def main(arguments: list[str]) -> None:
                 when=time.strftime("%Y-%m-%d"),
                 **runner.facts_of(plan),
             )
+    if not results.runs:
+        raise ConfigError(f"{results.path} holds no results yet; leave out --norun")
     figure = out / f"{name}-{FLAGS.data}.png"
     command = f"python -m launch.experiment {name} --data={FLAGS.data} --runs=DIR --seeds=" + str(
         FLAGS.seeds

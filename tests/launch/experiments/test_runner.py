@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from amstf.errors import ConfigError
+from launch import experiment
 from launch.experiments import data, runner
 from launch.experiments.comparisons import EXPERIMENTS
 from launch.experiments.plan import AUC, IDS, IMAGES
@@ -84,3 +85,10 @@ def test_other_flags_are_other_data(tmp_path):
     }
     assert len(places) == 4
     assert SMALL.directory(tmp_path, "small", 0, "") == SMALL.directory(tmp_path, "small", 1, "")
+
+
+def test_every_experiment_is_on_the_help_page():
+    lines = experiment.__doc__.splitlines()
+    assert [line.split()[0] for line in lines if line[:1].isalpha()][
+        1 : 1 + len(EXPERIMENTS)
+    ] == list(EXPERIMENTS)
