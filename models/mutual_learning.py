@@ -72,8 +72,8 @@ class MutualLearning(keras.Model):
     of it is used alone as `members[name]`.
 
     Args:
-        members: Name -> click model; or models, which get names by their classes. Any mix that
-            predicts the same labels; the same class with other initial weights is one too.
+        members: Name -> click model. Any mix that predicts the same labels; the same class with
+            other initial weights is one too.
         agreement: d, one of `AGREEMENTS`.
         weight: Of the agreement; 0 trains the models side by side.
         warm_up_steps: Updates of the optimizer over which the weight grows from 0 to `weight`.
@@ -97,22 +97,23 @@ class MutualLearning(keras.Model):
 
     def __init__(
         self,
-        members: Mapping[str, keras.Model] | Sequence[keras.Model],
+        members: Mapping[str, keras.Model],
         agreement: str = "squared",
         weight: float = 1.0,
         warm_up_steps: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not isinstance(members, Mapping):
-            names = unique_names([_snake_case(type(member).__name__) for member in members])
-            members = dict(zip(names, members, strict=True))
         _check_members(members)
         if agreement not in AGREEMENTS:
             raise ConfigError(f"agreement is {agreement!r}; use one of {', '.join(AGREEMENTS)}")
         if not 0 <= weight < float("inf"):
             raise ConfigError(f"weight is {weight!r}; wanted a number from 0 to below inf")
-        if isinstance(warm_up_steps, bool) or warm_up_steps != int(warm_up_steps) or warm_up_steps < 0:
+        if (
+            isinstance(warm_up_steps, bool)
+            or warm_up_steps != int(warm_up_steps)
+            or warm_up_steps < 0
+        ):
             raise ConfigError(f"warm_up_steps is {warm_up_steps!r}; wanted a whole number from 0")
         self.members = dict(members)
         self.agreement = agreement
@@ -126,7 +127,7 @@ class MutualLearning(keras.Model):
 
     @property
     def image_embeddings(self) -> dict[str, keras.layers.Layer]:
-        """Image layers of all models by store name, which the model's follows if there are several."""
+        """Image layers by store, or by store and model (STORE_MODEL) if there are several."""
         found = [
             (store, member, layer)
             for member, model in self.members.items()
@@ -173,15 +174,15 @@ class MutualLearning(keras.Model):
             ConfigError: If a model has no optimizer, or an optimizer no model.
         """
         optimizers = self._optimizers(optimizer)
-        for name, member in self.members.items():
-            member.compile(optimizers[name], loss, tf.nest.map_structure(_copy, metrics))
-        super().compile(
-            # What callbacks look at. Each model is updated by its own.
-            next(iter(optimizers.values())),
-            metrics=tf.nest.map_structure(_copy, metrics),
-            **kwargs,
-        )
         with self.distribute_strategy.scope():
+            for name, member in self.members.items():
+                member.compile(optimizers[name], loss, tf.nest.map_structure(_copy, metrics))
+            super().compile(
+                # What callbacks look at. Each model is updated by its own.
+                next(iter(optimizers.values())),
+                metrics=tf.nest.map_structure(_copy, metrics),
+                **kwargs,
+            )
             self._mean_loss = keras.metrics.Mean("loss")
             self._mean_agreement = keras.metrics.Mean("agreement")
 
@@ -317,23 +318,6 @@ def mean_prediction(predictions: Mapping[str, Predictions]) -> Predictions:
     """
     each = list(predictions.values())
     return tf.nest.map_structure(lambda *values: tf.add_n(values) / len(values), *each)
-
-
-def unique_names(names: Sequence[str]) -> list[str]:
-    """Returns names of which none is there twice.
-
-    Example:
-        >>> unique_names(["din", "lr", "din"])
-        ['din', 'lr', 'din_2']
-    """
-    unique: list[str] = []
-    for name in names:
-        numbers = itertools.count(2)
-        candidate = name
-        while candidate in unique:
-            candidate = f"{name}_{next(numbers)}"
-        unique.append(candidate)
-    return unique
 
 
 def _described(member: keras.Model) -> dict[str, Any]:

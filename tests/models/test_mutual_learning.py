@@ -177,7 +177,7 @@ def test_weights_and_configuration_survive(tmp_path):
 
     def make():
         keras.utils.set_random_seed(next(seeds))
-        return MutualLearning([EmbeddingMlp(CLICK_SCHEMA, (6,)), EmbeddingMlp(CLICK_SCHEMA, (6,))])
+        return MutualLearning({name: EmbeddingMlp(CLICK_SCHEMA, (6,)) for name in ("a", "b")})
 
     batch = tensors(random_batch(CLICK_SCHEMA, 4, 3))
     assert_weights_survive(make, batch, str(tmp_path))
@@ -188,7 +188,7 @@ def test_weights_and_configuration_survive(tmp_path):
     again.set_weights(model.get_weights())
     np.testing.assert_array_equal(again(batch), want)
     assert (again.agreement, again.weight, again.warm_up_steps) == ("kl", 0.5, 7)
-    assert list(again.members) == ["embedding_mlp", "embedding_mlp_2"]
+    assert list(again.members) == ["a", "b"]
     assert again.labels == ("click",)
     model.save(tmp_path / "saved", include_optimizer=False)
     served = tf.saved_model.load(str(tmp_path / "saved"))
