@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,14 @@ AGREEMENTS: Mapping[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "kl": _kl,
 }
 """Name -> how far a model's probabilities [B, 1] are from those of another, the target, [B, 1]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Means:
+    """Metrics of a training; in here Keras does not take their counts for weights of the model."""
+
+    loss: keras.metrics.Mean
+    agreement: keras.metrics.Mean
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
@@ -183,8 +192,7 @@ class MutualLearning(keras.Model):
                 metrics=tf.nest.map_structure(_copy, metrics),
                 **kwargs,
             )
-            self._mean_loss = keras.metrics.Mean("loss")
-            self._mean_agreement = keras.metrics.Mean("agreement")
+            self._means = _Means(keras.metrics.Mean("loss"), keras.metrics.Mean("agreement"))
 
     def _optimizers(self, optimizer: Any) -> dict[str, keras.optimizers.Optimizer]:
         if not isinstance(optimizer, Mapping):
@@ -235,10 +243,10 @@ class MutualLearning(keras.Model):
             if len(self.members) > 1:
                 others = [value for other, value in predictions.items() if other != name]
                 disagreement = self._disagreement(predictions[name], others, sample_weight)
-                self._mean_agreement.update_state(disagreement)
+                self._means.agreement.update_state(disagreement)
                 loss += self._weight_of(member) * disagreement
             losses.append(loss)
-        self._mean_loss.update_state(tf.add_n(losses) / len(losses))
+        self._means.loss.update_state(tf.add_n(losses) / len(losses))
         return losses
 
     def _disagreement(
@@ -273,14 +281,14 @@ class MutualLearning(keras.Model):
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """The mean loss, the agreement and the metrics of the ensemble, then each model's."""
-        own = [self._mean_loss, self._mean_agreement] if self._is_compiled else []
+        own = [self._means.loss, self._means.agreement] if self._is_compiled else []
         if self._is_compiled and self.compiled_metrics is not None:
             own += self.compiled_metrics.metrics
         return own + [m for member in self.members.values() for m in member.metrics]
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
         """Returns all metrics by name, those of a model with its name before."""
-        own = [self._mean_loss, self._mean_agreement, *self.compiled_metrics.metrics]
+        own = [self._means.loss, self._means.agreement, *self.compiled_metrics.metrics]
         results = {metric.name: metric.result() for metric in own}
         for name, member in self.members.items():
             of_member = member.get_metrics_result()
