@@ -1,4 +1,4 @@
-"""launch.mutual: training in this process and on a cluster, its members as runs, what it refuses."""
+"""launch.mutual: here and on a cluster, its members as runs, what it refuses."""
 
 import dataclasses
 import json
@@ -136,7 +136,7 @@ def test_a_cluster_trains_what_one_process_does(alone, tmp_path):
 
 @pytest.mark.slow
 def test_no_pass_is_the_ensemble_of_the_runs_as_they_are(alone, tmp_path):
-    run, report = train(tmp_path / "ensemble", configuration(alone, epochs=0))
+    _, report = train(tmp_path / "ensemble", configuration(alone, epochs=0))
     assert report["steps"] == 0
     for name, member in alone.items():
         before = report_of(member.path)["best_validation"]["validation_auc"]
