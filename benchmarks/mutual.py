@@ -8,8 +8,8 @@ Ways, each a process of its own:
   NAME       that model alone, on the same batches with the same optimizer
 
 Time is that of whole `fit`s after one that is not timed (tracing, page cache); memory is the peak
-of the process, TensorFlow included, as a machine that trains has to offer it. The ratios are those
-of the joint training to the sum of the separate ones.
+of the process, TensorFlow included, as a machine that trains has to offer it, and what of it the
+training adds. The ratios are those of the joint training to the sum of the separate ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import re
 import subprocess
 import sys
 import tempfile
@@ -79,7 +78,8 @@ def run_configs(config: Config, dataset: str) -> dict[str, RunConfig]:
 
 
 def measure_one(config: Config, dataset: str, way: str) -> dict[str, Any]:
-    """Trains one way in this process; returns seconds of each `fit` and the peak in MB."""
+    """Trains one way in this process; returns seconds of each `fit`, peak and growth in MB."""
+    before = harness.peak_mb()
     run = run_configs(config, dataset)[way]
     samples = Samples.open(dataset)
     # A model without images does not wait for image ids to be parsed, as in launch.train.
@@ -96,10 +96,8 @@ def measure_one(config: Config, dataset: str, way: str) -> dict[str, Any]:
         return model.fit(data, steps_per_epoch=config.steps, verbose=0)
 
     timing = harness.measure(fit, repeats=config.repeats)
-    status = pathlib.Path("/proc/self/status").read_text()
-    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert peak
-    return {"seconds": timing.seconds, "peak_mb": int(peak[1]) / 1e3}
+    peak = harness.peak_mb()
+    return {"seconds": timing.seconds, "peak_mb": peak, "growth_mb": peak - before}
 
 
 def main(arguments: list[str]) -> None:
@@ -129,18 +127,21 @@ def main(arguments: list[str]) -> None:
         for _ in range(config.rounds):
             for way in ways:
                 measured[way].append(_in_a_process(config, dataset, way))
-    rows, seconds, peaks = [], {}, {}
+    rows, seconds, peaks, growths = [], {}, {}, {}
     for way, found in measured.items():
         timing = harness.Timing(tuple(s for one in found for s in one["seconds"]))
         seconds[way], peaks[way] = timing.median, max(one["peak_mb"] for one in found)
-        report.results[way] = {**timing.as_json(), "peak_mb": peaks[way]}
+        growths[way] = max(one["growth_mb"] for one in found)
+        memory = {"peak_mb": peaks[way], "growth_mb": growths[way]}
+        report.results[way] = {**timing.as_json(), **memory}
         rate = config.steps * config.batch_size / timing.median
-        rows.append([way, timing.median, *timing.spread, round(rate), peaks[way]])
+        rows.append([way, timing.median, *timing.spread, round(rate), peaks[way], growths[way]])
     report.ratios = {
         "time_ratio_joint_over_separate": _joint_over_separate(seconds),
         "memory_ratio": _joint_over_separate(peaks),
+        "memory_ratio_without_tensorflow": _joint_over_separate(growths),
     }
-    print(harness.table(["way", "fit s", "min", "max", "samples/s", "peak MB"], rows))
+    print(harness.table(["way", "fit s", "min", "max", "samples/s", "peak MB", "growth MB"], rows))
     report.finish()
 
 
