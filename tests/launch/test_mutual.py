@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,21 +15,9 @@ from launch.export_check import first_records
 from launch.mutual_training import training_of
 from launch.run_directory import FULL_START, MUTUAL, RunConfig, RunDirectory
 from launch.scoring import load_scorer
-from tests.launch.training_program import ROOT, environment, report_of
+from tests.launch.training_program import report_of, run_program
 
 STEPS = 25  # Of a pass.
-
-
-def mutual(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "launch.mutual", *map(str, flags)],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
 
 
 def train(path, config):
@@ -117,8 +103,8 @@ def test_a_run_goes_on_where_it_was(alone, tmp_path):
 def test_a_cluster_trains_what_one_process_does(alone, tmp_path):
     local, _ = train(tmp_path / "local", configuration(alone, mutual_weight=2.0))
     members = ",".join(str(run.path) for run in alone.values())
-    done = mutual(
-        f"--members={members}", f"--out={tmp_path / 'cluster'}", "--cluster=1x2",
+    done = run_program(
+        "mutual", f"--members={members}", f"--out={tmp_path / 'cluster'}", "--cluster=1x2",
         "--mutual_weight=2", "--epochs=1", "--min_shard_bytes=1024",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
@@ -145,7 +131,7 @@ def test_no_pass_is_the_ensemble_of_the_runs_as_they_are(alone, tmp_path):
 
 def test_what_is_refused_in_one_line(small_dataset, tmp_path):
     def line(*flags):
-        done = mutual(f"--out={tmp_path / 'out'}", *flags)
+        done = run_program("mutual", f"--out={tmp_path / 'out'}", *flags)
         assert (done.returncode, done.stdout) == (2, ""), done
         (first, *more) = done.stderr.splitlines()
         assert not more
