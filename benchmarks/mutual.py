@@ -60,8 +60,8 @@ class Config:
     image_width: int = 64
     batch_size: int = 512
     steps: int = 90
-    repeats: int = 2
-    rounds: int = 2
+    repeats: int = 3
+    rounds: int = 3
 
 
 QUICK = Config(impressions=8_000, steps=10, repeats=1, rounds=1)
