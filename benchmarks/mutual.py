@@ -8,9 +8,9 @@ Ways, each a process of its own:
   NAME       that model alone, on the same batches with the same optimizer
 
 Time is that of whole `fit`s after one that is not timed (tracing, page cache): of each way the
-fastest, which neighbours on the machine disturb least, and the processor time of all; memory is the peak
-of the process, TensorFlow included, as a machine that trains has to offer it, and what of it the
-training adds. The ratios are those of the joint training to the sum of the separate ones.
+fastest, which neighbours on the machine disturb least, and the processor time of all. Memory is the
+peak of the process, TensorFlow included, as a machine that trains has to offer it, and what of it
+the training adds. The ratios are those of the joint training to the sum of the separate ones.
 """
 
 from __future__ import annotations
