@@ -132,6 +132,7 @@ def test_one_model_is_ordinary_training_to_the_bit():
         np.testing.assert_array_equal(mutual, alone)
 
 
+@pytest.mark.slow
 def test_without_weight_each_model_is_trained_as_alone_and_only_one_is_regularised():
     # Every kind at once: own optimizers with schedules, embeddings and regularisation losses.
     rule = IdRegularization(l2=0.1)
@@ -159,7 +160,8 @@ def test_without_weight_each_model_is_trained_as_alone_and_only_one_is_regularis
 def test_agreement_brings_models_together_with_several_labels_and_batch_size_1():
     distances = {}
     for weight in (0.0, 30.0):
-        model = MutualLearning(_click_models(TWO_LABELS), weight=weight)
+        members = _click_models(TWO_LABELS)
+        model = MutualLearning({n: members[n] for n in ("mlp", "lr")}, weight=weight)
         model.compile(Adam(0.01))
         model.fit(_data(TWO_LABELS, batch=1, steps=24), epochs=2, verbose=0)
         inputs = next(iter(_data(TWO_LABELS)))[0]
