@@ -122,7 +122,7 @@ class AmsEmbedding(keras.layers.Layer):
 
         Args:
             ids: Image ids in ascending order, int64 [n].
-            embeddings: Their embeddings, float32 [n, D].
+            embeddings: Their embeddings, float32 or float16 [n, D].
 
         Raises:
             ConfigError: If the ids are not in ascending order or the shapes do not fit.
@@ -144,7 +144,9 @@ class AmsEmbedding(keras.layers.Layer):
             self._placement = before
 
     def _table_variables(self, ids: Any, embeddings: Any) -> list[tf.Variable]:
-        ids, embeddings = np.asarray(ids, np.int64), np.asarray(embeddings, np.float32)
+        ids, embeddings = np.asarray(ids, np.int64), np.asarray(embeddings)
+        if embeddings.dtype != np.float16:
+            embeddings = embeddings.astype(np.float32)
         if not len(ids) and not embeddings.size:
             # A table needs a row to look at; no image has a negative id, so it is never found.
             ids = np.array([-1], np.int64)
@@ -158,8 +160,14 @@ class AmsEmbedding(keras.layers.Layer):
             raise ConfigError(
                 "ids must be in ascending order, each once; sort them with their rows"
             )
+        # Of no fixed length, so that a delta (amstf.delta) may add rows to a loaded export.
         return [
-            tf.Variable(values, trainable=False, name=f"{self.name}/{name}")
+            tf.Variable(
+                values,
+                trainable=False,
+                name=f"{self.name}/{name}",
+                shape=[None, *values.shape[1:]],
+            )
             for name, values in (("image_ids", ids), ("image_embeddings", embeddings))
         ]
 

@@ -82,8 +82,8 @@ def test_a_run_becomes_an_export_that_has_checked_itself(exported):
     out, done = exported
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{out}: SavedModel of stock TensorFlow ops, 0.")
-    assert "serving_default   8 fields by name" in done.stdout
-    assert "serve_examples    examples " in done.stdout
+    assert "predict           8 fields by name" in done.stdout
+    assert "serving_default   examples " in done.stdout
     assert "embed_images      features " in done.stdout
     assert "images: 30 images as embeddings of 3 (raw: 5 features each" in done.stdout
     assert "checked in a fresh process: 40 samples, greatest difference" in done.stdout
@@ -98,14 +98,14 @@ def test_the_example_request_asks_what_the_signature_takes(exported, trained, sa
     assert len(instances) == 2
     assert any(word.startswith("wört") for row in instances for word in row["words"])
     loaded = tf.saved_model.load(str(out))
-    serve = loaded.signatures["serving_default"]
+    serve = loaded.signatures["predict"]
     inputs = {
         name: tf.constant([row[name] for row in instances], spec.dtype)
         for name, spec in serve.structured_input_signature[1].items()
     }
     got = serve(**inputs)["click_probability"]
     records = first_records(samples, "test", 2)
-    want = loaded.signatures["serve_examples"](examples=tf.constant(records))
+    want = loaded.signatures["serving_default"](examples=tf.constant(records))
     np.testing.assert_allclose(got, want["click_probability"], rtol=0, atol=1e-6)
 
 
@@ -192,7 +192,7 @@ def test_an_export_that_differs_from_the_model_is_refused(exported, trained, sam
     _, model = trained  # It has the last weights, the export the best ones.
     records = first_records(samples, "test", 5)
     with pytest.raises(
-        ExportError, match=r"'serve_examples' gives differs from the model's by up to .*"
+        ExportError, match=r"'serving_default' gives differs from the model's by up to .*"
     ):
         check_export(out, model, samples.schema, records)
 
@@ -223,7 +223,7 @@ def test_a_model_of_two_stores(tmp_path):
     out = tmp_path / "export"
     description = export(model, schema, out)
     embed = {"embed_images_images", "embed_images_titles"}
-    assert description["signatures"].keys() == {"serving_default", "serve_examples", *embed}
+    assert description["signatures"].keys() == {"serving_default", "predict", "score_ads", *embed}
     assert description["images"]["titles"]["features"] == 4
     differences = check_export(out, model, schema, first_records(samples, "test", 20))
     assert max(differences.values()) <= 1e-5

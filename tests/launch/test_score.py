@@ -105,7 +105,7 @@ def test_a_bad_file_is_named_and_no_csv_appears(exported, samples, tmp_path):
             "error: the data set has no split 'tomorrow'; its splits are: test",
         ),
         ({"export": "docs"}, "error: docs holds no SavedModel (saved_model.pb); python -m launch"),
-        ({"out": "docs"}, "error: --out=docs is a directory; name a CSV file"),
+        ({"out": "docs"}, "error: --out=docs is a directory; name a CSV or"),
         ({"batch_size": 0}, "error: flag --batch_size=0: 0 is not a positive integer"),
     ],
 )
@@ -119,7 +119,7 @@ def test_wrong_input_is_one_line(exported, samples, tmp_path, changed, message):
 
 def scores_of(scorer, path, batch_size=8):
     return [
-        score for scores, _ in scoring.score_file(scorer, str(path), batch_size) for score in scores
+        score for scores, *_ in scoring.score_file(scorer, str(path), batch_size) for score in scores
     ]
 
 
@@ -170,8 +170,8 @@ def test_exports_of_other_making_are_refused(tmp_path):
     traced = module.double.get_concrete_function(tf.TensorSpec([None], tf.float32, "x"))
     for signatures, message in (
         (
-            {"serving_default": traced},
-            "no signature 'serve_examples'; its signatures are: serving_",
+            {"predict": traced},
+            "no signature 'serving_default'; its signatures are: predict",
         ),
         ({"serve_examples": traced}, "'serve_examples' takes x and gives y; wanted one string"),
     ):
