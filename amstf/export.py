@@ -321,9 +321,12 @@ def read_description(export: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content: dict[str, Any] = files.parse_json(files.read_text(path))
         if content["version"] != _VERSION:
-            raise ValueError(f"its version is {content['version']!r}, this program reads {_VERSION}")
+            raise ValueError(
+                f"its version is {content['version']!r}, this program reads {_VERSION}"
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(
-            f"{path} is not the description of an export ({error}); python -m launch.export makes one"
+            f"{path} is not the description of an export ({error}); python -m launch.export makes "
+            "one"
         ) from error
     return content

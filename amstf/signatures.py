@@ -12,7 +12,7 @@ import tensorflow as tf
 from amstf.data import input_specs, parse_batch
 from amstf.errors import ExportError
 from amstf.layers import AmsEmbedding
-from amstf.schema import Field, Schema
+from amstf.schema import Schema
 
 SERVE_EXAMPLES = "serving_default"
 PREDICT = "predict"

@@ -28,7 +28,6 @@ import amstf  # noqa: F401  # isort: skip - selects Keras 2 before TensorFlow is
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
-
 from absl import flags
 
 from amstf.export import export
@@ -101,7 +100,9 @@ def make_requests(
     for _ in range(count):
         request = {}
         for field in schema.inputs:
-            shape = (1, behaviours) if field.is_list else (1 if field.side == "user" else config.ads)
+            shape = (
+                (1, behaviours) if field.is_list else (1 if field.side == "user" else config.ads)
+            )
             highest = config.images if field.source or field.kind == "image" else _VOCABULARY
             request[field.name] = tf.constant(rng.integers(highest, size=shape))
         for field in schema.inputs:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from amstf.schema import Schema
-from amstf.signatures import PREDICT, EMBEDDING_SUFFIX, Batch, input_names
+from amstf.signatures import EMBEDDING_SUFFIX, PREDICT, Batch, input_names
 
 
 def write_rest_request(path: pathlib.Path, schema: Schema, batch: Batch) -> None:

@@ -1,7 +1,7 @@
 """Makes random requests to exports, and compares the answers of two TensorFlows.
 
 ask_exports.py questions FILE EXPORT [EXPORT ...]    writes requests for launch/reload_check.py
-ask_exports.py compare FILE ANSWERS ANSWERS          compares what it answered, signature by signature
+ask_exports.py compare FILE ANSWERS ANSWERS          compares what it answered
 """
 
 import json

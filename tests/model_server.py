@@ -14,10 +14,9 @@ from concurrent import futures
 
 import grpc
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 from tensorflow_serving.apis import prediction_service_pb2_grpc as service
-
-from tensorflow.core.protobuf import saved_model_pb2
 
 
 class _Servicer(service.PredictionServiceServicer):
@@ -57,7 +56,9 @@ class _Servicer(service.PredictionServiceServicer):
 
 
 @contextlib.contextmanager
-def model_server(name: str, path: str | os.PathLike[str]) -> Iterator[service.PredictionServiceStub]:
+def model_server(
+    name: str, path: str | os.PathLike[str]
+) -> Iterator[service.PredictionServiceStub]:
     """Serves an export on loopback for the length of a block; gives a stub that talks to it."""
     server = grpc.server(futures.ThreadPoolExecutor(2))
     service.add_PredictionServiceServicer_to_server(_Servicer(name, os.fspath(path)), server)

@@ -171,9 +171,7 @@ def test_two_stores_have_a_table_and_a_signature_each(store, tmp_path):
     assert sorted(signatures) == names
     batch = tensors(random_batch(schema, 4, 3))
     batch = {k: tf.cast(v, tf.int64) if v.dtype.is_integer else v for k, v in batch.items()}
-    got = signatures["predict"](
-        **{input_names(schema)[key]: value for key, value in batch.items()}
-    )
+    got = signatures["predict"](**{input_names(schema)[key]: value for key, value in batch.items()})
     np.testing.assert_allclose(got["click_probability"], model(batch), rtol=0, atol=1e-5)
 
 

@@ -133,7 +133,9 @@ def test_a_table_beside_gives_what_the_one_inside_gives(store, tmp_path, kind, d
     # A ranking server looks up and sends; what it does not have are the default.
     table = dict(zip(ids.tolist(), embeddings.astype(np.float32), strict=True))
     batch = as_int64(tensors(random_batch(CLICK_SCHEMA, 6, 4)))
-    batch["image"] = tf.tensor_scatter_nd_update(batch["image"], [[2]], tf.constant([999], tf.int64))
+    batch["image"] = tf.tensor_scatter_nd_update(
+        batch["image"], [[2]], tf.constant([999], tf.int64)
+    )
     given = {}
     for name in ("image", "liked_images"):
         rows = [table.get(k, np.zeros(3, np.float32)) for k in batch[name].numpy().ravel()]
@@ -260,10 +262,10 @@ def test_deltas_that_do_not_fit_are_refused(versions, store, tmp_path):
     with h5py.File(tmp_path / "delta.h5", "r+") as file:
         group = next(g for g in file.values() if "rows" in g)
         group["values"][0] = 7
-    with pytest.raises(ExportError, match="delta.h5 is damaged; copy or make it again"):
+    with pytest.raises(ExportError, match=r"delta\.h5 is damaged; copy or make it again"):
         apply_delta(loaded, tmp_path / "delta.h5")
     (tmp_path / "text.h5").write_text("no delta")
-    with pytest.raises(ExportError, match="text.h5 is no delta of an export"):
+    with pytest.raises(ExportError, match=r"text\.h5 is no delta of an export"):
         apply_delta(loaded, tmp_path / "text.h5")
     for got, want in zip(state_of(loaded), before, strict=True):
         np.testing.assert_array_equal(got, want)

@@ -125,7 +125,9 @@ def test_wrong_input_is_one_line(exported, samples, tmp_path, changed, message):
 
 def scores_of(scorer, path, batch_size=8):
     return [
-        score for scores, *_ in scoring.score_file(scorer, str(path), batch_size) for score in scores
+        score
+        for scores, *_ in scoring.score_file(scorer, str(path), batch_size)
+        for score in scores
     ]
 
 
@@ -225,7 +227,10 @@ def test_a_killed_scoring_goes_on_with_no_row_lost_or_doubled(
     flags = [f"--export={exported}", f"--samples={many.directory}", f"--out={out}",
              "--batch_size=1"]  # fmt: skip
     # As launch.score, with an entry of the journal for each batch.
-    code = "from launch import program, score, score_journal as j; j._SECONDS = 0; program.run(score.main)"
+    code = (
+        "from launch import program, score, score_journal as j; j._SECONDS = 0; "
+        "program.run(score.main)"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, *flags], cwd=ROOT,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

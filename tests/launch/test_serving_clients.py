@@ -82,7 +82,11 @@ def test_wrong_requests_are_answered_with_what_is_wrong(stub):
         (({}, "", "other"), grpc.StatusCode.NOT_FOUND, "Servable not found"),
         (({}, "rank"), grpc.StatusCode.INVALID_ARGUMENT, "no signature rank"),
         (({"user": [1]}, "predict"), grpc.StatusCode.INVALID_ARGUMENT, "missing a required"),
-        (({"examples": np.array([b"x"], object)},), grpc.StatusCode.INVALID_ARGUMENT, "Could not parse example"),
+        (
+            ({"examples": np.array([b"x"], object)},),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "Could not parse example",
+        ),
     ):
         with pytest.raises(grpc.RpcError) as error:
             predict(stub, *arguments)
