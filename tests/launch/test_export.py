@@ -1,21 +1,25 @@
 """launch.export as a person runs it: from a run directory to a SavedModel that checked itself."""
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
 from amstf.data import Samples, SampleWriter, set_image_store
+from amstf.delta import apply_delta
 from amstf.errors import ConfigError, ExportError
 from amstf.export import export
 from amstf.schema import Field, Schema
 from launch.click_model import image_width, load_run, make_model, open_stores, open_stores_of
 from launch.export_check import check_export, first_records
-from launch.run_directory import RunConfig, RunDirectory
+from launch.model_card import CARD_JSON, CARD_MARKDOWN
+from launch.run_directory import RunConfig, RunDirectory, write_json
 from tests.exports import FEATURES, ROOT, sample, write_dataset, write_store
 from tests.helpers import CLICK_SCHEMA
 
@@ -69,7 +73,10 @@ def write_run(path, samples, model="dicm", aggregator="attentive", images="", im
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, samples):
-    return write_run(tmp_path_factory.mktemp("launch_export") / "run", samples)
+    directory, model = write_run(tmp_path_factory.mktemp("launch_export") / "run", samples)
+    metrics = {"all": {"auc": 0.75, "impressions": 40}}
+    write_json(directory.path / "evaluation-test.json", {"split": "test", "metrics": metrics})
+    return directory, model
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +114,55 @@ def test_the_example_request_asks_what_the_signature_takes(exported, trained, sa
     records = first_records(samples, "test", 2)
     want = loaded.signatures["serving_default"](examples=tf.constant(records))
     np.testing.assert_allclose(got, want["click_probability"], rtol=0, atol=1e-6)
+
+
+def test_a_model_card_goes_along(exported, trained):
+    out, _ = exported
+    card = json.loads((out / CARD_JSON).read_text())
+    assert card["model"] == "dicm" and card["run"] == str(trained[0].path)
+    assert card["data"]["impressions"] == {"test": 40}
+    assert card["metrics"]["test"]["metrics"]["all"]["auc"] == 0.75
+    assert Schema.from_json(json.dumps(card["schema"])) == CLICK_SCHEMA
+    assert card["versions"]["tensorflow"] == tf.__version__
+    # What another computes of the files that arrived.
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert files - {CARD_JSON, CARD_MARKDOWN} == card["sha256"].keys()
+    for name, digest in card["sha256"].items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+    text = (out / CARD_MARKDOWN).read_text()
+    assert "| test | 0.7500 | 40 |" in text and "| liked_images | image | user | yes |" in text
+    assert f"{card['sha256']['saved_model.pb']}  saved_model.pb" in text
+    assert "Images of `images`: 30 embeddings of 3 float32, inside the model." in text
+
+
+def test_a_delta_since_an_earlier_export(exported, trained, tmp_path):
+    out, _ = exported
+    new = tmp_path / "new"
+    # The last weights are other ones, so that all that is trained has changed.
+    done = run(f"--run={trained[0].path}", f"--out={new}", "--checkpoint=last", f"--since={out}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"since {out}: " in done.stdout
+    assert "30 images are new or have another embedding, 0 are gone" in done.stdout
+    loaded, whole = tf.saved_model.load(str(out)), tf.saved_model.load(str(new))
+    apply_delta(loaded, new / "assets.extra/delta.h5")
+    for got, want in zip(loaded.state, whole.state, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_table_beside_in_half_the_bytes(trained, tmp_path):
+    out = tmp_path / "model"
+    done = run(f"--run={trained[0].path}", f"--out={out}", "--table=parquet",
+               "--table_dtype=float16")  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    file = out / "assets.extra/image_embeddings_images.parquet"
+    assert f"in {file}, float16; requests bring them along" in done.stdout
+    assert "launch.score" not in done.stdout
+    table = pq.read_table(file)
+    assert table["id"].to_pylist() == list(range(30))
+    request = json.loads((out / "assets.extra/predict_request.json").read_text())
+    assert request["signature_name"] == "predict"
+    assert np.shape(request["instances"][0]["image_embedding"]) == (3,)
+    assert "`image_embeddings_images.parquet`" in (out / CARD_MARKDOWN).read_text()
 
 
 def test_an_export_that_is_there_needs_overwrite(exported, trained):
