@@ -67,6 +67,7 @@ def input_names(schema: Schema, given: Iterable[str] = ()) -> dict[str, str]:
         ExportError: If two keys would get one name.
 
     Example:
+        >>> from amstf.schema import Field
         >>> field = Field("a b", "weighted_sparse", is_list=True, vocabulary_size=9)
         >>> input_names(Schema((field, Field("click", "label"))))
         {'a b': 'a_b', 'a b.weight': 'a_b_weight'}
@@ -100,6 +101,7 @@ def named_outputs(
         ExportError: If two labels would get one name.
 
     Example:
+        >>> from amstf.schema import Field
         >>> schema = Schema((Field("clicked", "label"), Field("bought", "label")))
         >>> named_outputs({"clicked": 0.5, "bought": 0.1}, schema)
         {'click_probability': 0.5, 'bought_probability': 0.1}

@@ -98,13 +98,13 @@ def main(arguments: list[str]) -> int | None:
         from amstf.export import export
         from amstf.schema import Schema
         from amstf.signatures import PREDICT
-        from launch.click_model import checkpoint_of, load_run
+        from launch.click_model import load_run
         from launch.export_check import TOLERANCE, check_export, first_records, request_batch
         from launch.model_card import write_model_card
         from launch.rest_request import write_rest_request
 
         samples = Samples.open(FLAGS.dataset) if FLAGS.dataset else None
-        model, samples, config = load_run(run, samples, FLAGS.checkpoint)
+        model, samples, _ = load_run(run, samples, FLAGS.checkpoint)
         schema = Schema.load(run.path)
         examples = first_records(samples, FLAGS.check_split, FLAGS.check_samples)
         description = export(
@@ -116,7 +116,7 @@ def main(arguments: list[str]) -> int | None:
             table_dtype=FLAGS.table_dtype,
             progress=_Progress(),
         )
-        beside = FLAGS.table != "inside"
+        beside = None if FLAGS.table == "inside" else FLAGS.table_dtype
         differences = check_export(
             work,
             model,
@@ -130,8 +130,7 @@ def main(arguments: list[str]) -> int | None:
             batch = request_batch(model, schema, examples[:2], beside)
             write_rest_request(work / REQUEST_FILE, schema, batch)
         delta = write_delta(FLAGS.since, work, work / DELTA_FILE) if FLAGS.since else None
-        checkpoint = checkpoint_of(run, FLAGS.checkpoint)
-        write_model_card(work, run, config, checkpoint, samples, description, differences)
+        write_model_card(work, run, FLAGS.checkpoint, samples, description, differences)
     print(summary(FLAGS.out, description, differences, len(examples), str(samples.directory)))
     if delta is not None:
         print(_describe_delta(delta))

@@ -56,7 +56,7 @@ def check_export(
     examples: list[bytes],
     signatures: Iterable[str] = (PREDICT, SERVE_EXAMPLES),
     *,
-    beside: bool = False,
+    beside: str | None = None,
     tolerance: float = TOLERANCE["float32"],
 ) -> dict[str, float]:
     """Scores samples with the model here and with the export elsewhere.
@@ -67,8 +67,8 @@ def check_export(
         schema: The fields of a batch.
         examples: Serialized samples; the first one is scored alone too.
         signatures: Signatures of the export; of those that embed new images none is asked.
-        beside: Whether the table of embeddings is beside the export; the requests then bring those
-            that the model computes.
+        beside: Type of the floats of the table that is beside the export; the requests then bring
+            embeddings as that table has them. None if the table is inside.
         tolerance: Greatest difference that is no error.
 
     Returns:
@@ -103,7 +103,11 @@ def check_export(
 
 
 def _answers(
-    model: keras.Model, schema: Schema, examples: list[bytes], signatures: list[str], beside: bool
+    model: keras.Model,
+    schema: Schema,
+    examples: list[bytes],
+    signatures: list[str],
+    beside: str | None,
 ) -> Iterator[tuple[str, dict[str, Any], dict[str, np.ndarray]]]:
     """Yields signatures, inputs to ask them about, and the outputs that the model has for these."""
     batch = parse_batch(tf.constant(examples), schema.inputs)
@@ -113,7 +117,7 @@ def _answers(
             predictions = model.predict(batch, batch_size=len(examples), verbose=0)
         want = named_outputs(predictions, schema)
     if beside:
-        embeddings = embeddings_of(model, schema, batch)
+        embeddings = embeddings_of(model, schema, batch, beside)
     names = input_names(schema, [key.removesuffix(EMBEDDING_SUFFIX) for key in embeddings])
     if SERVE_EXAMPLES in signatures:
         yield SERVE_EXAMPLES, {EXAMPLES: _with_floats(examples, embeddings)}, want
@@ -138,19 +142,25 @@ def _answers(
 
 
 def request_batch(
-    model: keras.Model, schema: Schema, examples: list[bytes], beside: bool
+    model: keras.Model, schema: Schema, examples: list[bytes], beside: str | None
 ) -> dict[str, tf.Tensor]:
     """Returns the batch of some samples, with embeddings if the table is beside the export."""
     batch = parse_batch(tf.constant(examples), schema.inputs)
-    return {**batch, **embeddings_of(model, schema, batch)} if beside else batch
+    return {**batch, **embeddings_of(model, schema, batch, beside)} if beside else batch
 
 
-def embeddings_of(model: keras.Model, schema: Schema, batch: Batch) -> dict[str, tf.Tensor]:
-    """Returns what a request brings along if the table is beside the export, by its keys."""
+def embeddings_of(
+    model: keras.Model, schema: Schema, batch: Batch, dtype: str
+) -> dict[str, tf.Tensor]:
+    """Returns what a request brings along if a table of `dtype` is beside the export."""
     layers = getattr(model, "image_embeddings", {})
+
+    def rounded(values: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.cast(values, dtype), tf.float32)
+
     with image_errors():
         return {
-            embedding_name(field.name): layers[field.store_name](batch[field.name])
+            embedding_name(field.name): rounded(layers[field.store_name](batch[field.name]))
             for field in schema.of_kind(IMAGE)
             if field.store_name in layers
         }

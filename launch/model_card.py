@@ -10,17 +10,18 @@ from typing import Any
 
 from amstf.data import Samples
 from amstf.schema import Schema
-from launch.run_directory import RunConfig, RunDirectory, read_json
+from launch.click_model import checkpoint_of
+from launch.run_directory import RunDirectory, read_json
 
 CARD_JSON = "assets.extra/model_card.json"
 CARD_MARKDOWN = "assets.extra/model_card.md"
+_COLUMNS = ("auc", "gauc", "log_loss", "calibration", "impressions")
 
 
 def write_model_card(
     export: pathlib.Path,
     run: RunDirectory,
-    config: RunConfig,
-    checkpoint: str,
+    which: str,
     samples: Samples,
     description: dict[str, Any],
     differences: dict[str, float],
@@ -30,8 +31,7 @@ def write_model_card(
     Args:
         export: Directory of the SavedModel, in which all else is written already.
         run: The run that the model comes from.
-        config: Its configuration.
-        checkpoint: Path of the checkpoint.
+        which: Which of its checkpoints, "best" or "last".
         samples: The data set.
         description: What `amstf.export.export` returned.
         differences: What `check_export` returned.
@@ -39,11 +39,9 @@ def write_model_card(
     Returns:
         The content of the JSON file.
     """
+    config = run.read_config()
+    checkpoint = checkpoint_of(run, which)
     report = read_json(run.report, "a run") if run.report.exists() else {}
-    evaluations = {
-        path.stem.removeprefix("evaluation-"): read_json(path, "a run")
-        for path in sorted(run.path.glob("evaluation-*.json"))
-    }
     card = {
         "version": 1,
         "model": config.title,
@@ -57,21 +55,34 @@ def write_model_card(
         "training": {
             name: report[name] for name in ("ended", "steps", "samples", "epochs") if name in report
         },
-        "metrics": {
-            **({"validation (best)": report["best_validation"]}
-               if report.get("best_validation") else {}),
-            **evaluations,
-        },
+        "metrics": _metrics(run, which, checkpoint, report),
         "checked": {"greatest_difference_from_the_model": differences},
         "schema": description["schema"],
         "signatures": description["signatures"],
         "images": description["images"],
         "versions": description["versions"],
         "sha256": checksums(export),
-    }  # fmt: skip
+    }
     (export / CARD_JSON).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     (export / CARD_MARKDOWN).write_text(to_markdown(card), encoding="utf-8")
     return card
+
+
+def _metrics(
+    run: RunDirectory, which: str, checkpoint: str, report: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns split -> what was measured there, of this checkpoint and no other."""
+    found: dict[str, Any] = {}
+    best = report.get("best_validation")
+    if best and which == "best":
+        found["validation"] = {name.removeprefix("validation_"): v for name, v in best.items()}
+    trained = pathlib.Path(checkpoint + ".index").stat().st_mtime
+    for path in sorted(run.path.glob("evaluation-*.json")):
+        evaluation = read_json(path, "a run")
+        # Of the best weights so far, which later ones may have replaced.
+        if evaluation.get("checkpoint") == which and path.stat().st_mtime >= trained:
+            found[path.stem.removeprefix("evaluation-")] = evaluation
+    return found
 
 
 def checksums(export: pathlib.Path) -> dict[str, str]:
@@ -103,13 +114,14 @@ def to_markdown(card: dict[str, Any]) -> str:
     lines += [f"- Made with {versions}", "", "## Metrics", ""]
     rows = {name: _numbers(metrics) for name, metrics in card["metrics"].items()}
     if rows:
-        columns = list(dict.fromkeys(key for row in rows.values() for key in row))
         lines += _table(
-            ["split", *columns],
-            [[name, *(row.get(key, "") for key in columns)] for name, row in rows.items()],
+            ["split", *_COLUMNS],
+            [[name, *(row.get(key, "") for key in _COLUMNS)] for name, row in rows.items()],
         )
     else:
-        lines += ["None yet: `python -m launch.evaluate --run=RUN`, then export again."]
+        lines += [
+            "None of this checkpoint: `python -m launch.evaluate --run=RUN`, then export again."
+        ]
     schema = Schema.from_json(json.dumps(card["schema"]))
     lines += ["", "## Fields", ""]
     lines += _table(

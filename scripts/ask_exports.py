@@ -29,10 +29,11 @@ def questions(path: str, exports: list[str]) -> None:
     for export in exports:
         for name, signature in tf.saved_model.load(export).signatures.items():
             specs = signature.structured_input_signature[1]
-            if list(specs) == ["examples"]:
-                continue  # Its samples are bytes of the data set's; `predict` is the same model.
             rng = np.random.default_rng(len(asked))
-            inputs = {key: _random(rng, spec) for key, spec in specs.items()}
+            if list(specs) == ["examples"]:
+                inputs = {"examples": _examples(rng, export)}
+            else:
+                inputs = {key: _random(rng, spec) for key, spec in specs.items()}
             asked.append((str(pathlib.Path(export).absolute()), name, inputs))
     write_questions(pathlib.Path(path), asked)
 
@@ -44,6 +45,35 @@ def _random(rng, spec):  # type: ignore[no-untyped-def]
         return rng.normal(size=shape).astype(spec.dtype.as_numpy_dtype)
     ids = rng.integers(-1, _IDS, size=shape)
     return np.char.add("w", ids.astype(str)).astype(object) if spec.dtype == "string" else ids
+
+
+def _examples(rng, export):  # type: ignore[no-untyped-def]
+    """Returns serialized samples of an export's schema, without embeddings of images."""
+    import tensorflow as tf
+
+    from amstf.data.encoding import encoder
+    from amstf.export import read_description
+    from amstf.schema import DENSE, IMAGE, INPUT_KINDS, WEIGHTED_SPARSE, Schema
+
+    schema = Schema.from_json(json.dumps(read_description(export)["schema"]))
+    encoders = {f: encoder(f) for f in schema.stored if f.kind in (*INPUT_KINDS, "group")}
+    rows = []
+    for _ in range(_ROWS):
+        example, sample = tf.train.Example(), {}
+        for field in encoders:
+            length = rng.integers(_LENGTH) if field.is_list else field.length
+            ids = rng.integers(_IDS, size=length).tolist()
+            ids = [f"w{k}" for k in ids] if field.dtype == "string" else ids
+            values = rng.normal(size=length).tolist() if field.kind == DENSE else ids
+            sample[field.name] = values if field.is_list or field.kind == DENSE else values[0]
+            if field.kind == WEIGHTED_SPARSE:
+                sample[field.weight_name] = rng.uniform(size=length).tolist()
+            if field.kind == IMAGE and not field.is_list and rng.random() < 0.2:
+                del sample[field.name]
+        for encode in encoders.values():
+            encode(sample, example.features.feature)
+        rows.append(example.SerializeToString())
+    return np.array(rows, object)
 
 
 def compare(path: str, answers: list[str]) -> int:

@@ -155,9 +155,10 @@ def test_a_table_beside_gives_what_the_one_inside_gives(store, tmp_path, kind, d
     samples = write_dataset(tmp_path / "data")
     differences = check_export(
         path, model, CLICK_SCHEMA, first_records(samples, "test", 40), description["signatures"],
-        beside=True,
+        beside=dtype, tolerance=TOLERANCE[dtype],
     )  # fmt: skip
     assert set(differences) == {"serving_default", "predict", "score_ads"}
+    assert (max(differences.values()) > 1e-5) == (dtype == "float16")
 
 
 def test_a_float16_table_is_half_as_large_and_close(store, tmp_path):

@@ -75,7 +75,7 @@ def write_run(path, samples, model="dicm", aggregator="attentive", images="", im
 def trained(tmp_path_factory, samples):
     directory, model = write_run(tmp_path_factory.mktemp("launch_export") / "run", samples)
     metrics = {"all": {"auc": 0.75, "impressions": 40}}
-    write_json(directory.path / "evaluation-test.json", {"split": "test", "metrics": metrics})
+    write_json(directory.path / "evaluation-test.json", {"checkpoint": "best", "metrics": metrics})
     return directory, model
 
 
@@ -130,7 +130,10 @@ def test_a_model_card_goes_along(exported, trained):
     for name, digest in card["sha256"].items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
     text = (out / CARD_MARKDOWN).read_text()
-    assert "| test | 0.7500 | 40 |" in text and "| liked_images | image | user | yes |" in text
+    assert (
+        "| test | 0.7500 |  |  |  | 40 |" in text
+        and "| liked_images | image | user | yes |" in text
+    )
     assert f"{card['sha256']['saved_model.pb']}  saved_model.pb" in text
     assert "Images of `images`: 30 embeddings of 3 float32, inside the model." in text
 
@@ -142,6 +145,8 @@ def test_a_delta_since_an_earlier_export(exported, trained, tmp_path):
     done = run(f"--run={trained[0].path}", f"--out={new}", "--checkpoint=last", f"--since={out}")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"since {out}: " in done.stdout
+    # What was measured is another checkpoint.
+    assert json.loads((new / CARD_JSON).read_text())["metrics"] == {}
     assert "30 images are new or have another embedding, 0 are gone" in done.stdout
     loaded, whole = tf.saved_model.load(str(out)), tf.saved_model.load(str(new))
     apply_delta(loaded, new / "assets.extra/delta.h5")
