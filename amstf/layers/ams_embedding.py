@@ -97,15 +97,23 @@ class AmsEmbedding(keras.layers.Layer):
     def _embed(self, ids: tf.Tensor, training: bool | None) -> tf.Tensor:
         ids = tf.convert_to_tensor(ids, tf.int64)
         flat = tf.maximum(tf.reshape(ids, [-1]), -1)
-        # "No image" goes first, so that it is entry 0 of the distinct ids whatever the batch.
-        distinct, positions = tf.unique(tf.concat([tf.constant([-1], tf.int64), flat], 0))
-        embeddings = self._placement.embed(
-            distinct[1:], self.store, self.embedding_model, self.missing, training
-        )
-        no_image = tf.zeros([1, self.embedding_width], embeddings.dtype)
-        rows = tf.gather(tf.concat([no_image, embeddings], 0), positions[1:])
+        if isinstance(self._placement, TablePlacement):
+            # A lookup costs less than to find out which ids are distinct; -1 is never found.
+            rows = self._run(flat, training)
+        else:
+            rows = self._embed_distinct(flat, training)
         output = tf.reshape(rows, tf.concat([tf.shape(ids), [self.embedding_width]], 0))
         return tf.ensure_shape(output, ids.shape.concatenate([self.embedding_width]))
+
+    def _embed_distinct(self, flat: tf.Tensor, training: bool | None) -> tf.Tensor:
+        # "No image" goes first, so that it is entry 0 of the distinct ids whatever the batch.
+        distinct, positions = tf.unique(tf.concat([tf.constant([-1], tf.int64), flat], 0))
+        embeddings = self._run(distinct[1:], training)
+        no_image = tf.zeros([1, self.embedding_width], embeddings.dtype)
+        return tf.gather(tf.concat([no_image, embeddings], 0), positions[1:])
+
+    def _run(self, ids: tf.Tensor, training: bool | None) -> tf.Tensor:
+        return self._placement.embed(ids, self.store, self.embedding_model, self.missing, training)
 
     def embed_features(self, features: tf.Tensor) -> tf.Tensor:
         """Runs E on raw features [n, F] that are not in the store: an image that is new."""
