@@ -153,21 +153,17 @@ def export(
             else:
                 embedded[store] = ids, embeddings
         traced = {name: makers[name]() for name in chosen}
-        # What the signatures read and no more: no optimizer, and each variable once. Kept here,
-        # since nothing else holds the tables once the layers have let go of them.
-        state = {id(v): v for signature in traced.values() for v in signature.graph.variables}
+        # Kept here, since nothing else holds the tables once the layers have let go of them.
+        state = _state(model, traced)
     module = tf.Module()
-    names = _variable_names(model)
-    order = {name: k for k, name in enumerate(names.values())}
-    named = [(names.get(key, variable.name), variable) for key, variable in state.items()]
-    named.sort(key=lambda each: (order.get(each[0], len(order)), each[0]))
-    module.state = [variable for _, variable in named]
+    module.state = list(state.values())
     description = _describe(schema, layers, traced, widths)
-    description["variables"] = [name for name, _ in named]
+    description["variables"] = list(state)
+    owners = {id(layer): store for store, layer in layers.items()}
     for store, about in description["images"].items():
         about |= {"table": table, "dtype": table_dtype, "default": [0.0] * about["embedding_width"]}
         if table != image_tables.INSIDE:
-            about["file"] = image_tables.file_name(store, table)
+            about["file"] = image_tables.file_name(owners[id(layers[store])], table)
     try:
         # Nobody trains an export, and a gradient may have no meaning (of a mask that is gathered).
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
@@ -197,9 +193,21 @@ def _check_model(model: keras.Model) -> None:
             )
 
 
-def _variable_names(model: keras.Model) -> dict[int, str]:
-    """Returns names by which two exports of a model are compared; Keras' own count its models."""
-    return {id(variable): f"weights/{k}" for k, variable in enumerate(model.weights)}
+def _state(model: keras.Model, signatures: Mapping[str, Any]) -> dict[str, tf.Variable]:
+    """Returns what the signatures read and no more: no optimizer, and each variable once.
+
+    Returns:
+        Name -> variable, the model's weights in its order, then the tables. The names are those by
+        which two exports are compared; Keras' own count the models of a process.
+    """
+    read = {id(v): v for signature in signatures.values() for v in signature.graph.variables}
+    weights = {f"weights/{k}": read.pop(id(v), None) for k, v in enumerate(model.weights)}
+    others = {variable.name: variable for variable in read.values()}
+    return {
+        name: variable
+        for name, variable in (*weights.items(), *sorted(others.items()))
+        if variable is not None
+    }
 
 
 def _image_layers(
