@@ -363,5 +363,5 @@ def _copy_features(features: str | os.PathLike[str], store: pathlib.Path, dtype:
         with ImageStoreWriter(store, rows.shape[1], dtype, attributes=attributes) as writer:
             for begin in range(0, len(ids), _STORE_ROWS):
                 end = begin + _STORE_ROWS
-                writer.write(ids[begin:end], rows[begin:end])
+                writer.write(ids[begin:end], hdf5_layout.read_rows(file, begin, end))
         return set(np.asarray(ids[:]).tolist())
