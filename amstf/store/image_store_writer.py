@@ -189,14 +189,15 @@ class ImageStoreWriter:
         """Gives up: drops the rows and writes no store."""
         self._scratch.close()
 
-    def _paths(self) -> list[pathlib.Path]:
-        if self._num_files == 1:
-            return [self._path]
+    @staticmethod
+    def paths_of(path: str | os.PathLike[str], num_files: int) -> list[pathlib.Path]:
+        """Returns the files that a writer of these arguments makes."""
+        path = pathlib.Path(path)
+        if num_files == 1:
+            return [path]
         return [
-            self._path.with_name(
-                f"{self._path.stem}-{i:05d}-of-{self._num_files:05d}{self._path.suffix}"
-            )
-            for i in range(self._num_files)
+            path.with_name(f"{path.stem}-{i:05d}-of-{num_files:05d}{path.suffix}")
+            for i in range(num_files)
         ]
 
     def _write_files(self, ids: np.ndarray) -> None:
@@ -206,11 +207,12 @@ class ImageStoreWriter:
         buckets = bucket_of(ids)
         order = np.lexsort((ids, buckets))
         files = buckets[order] * self._num_files // NUM_BUCKETS
-        partial = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in self._paths()]
+        paths = self.paths_of(self._path, self._num_files)
+        partial = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in paths]
         try:
             for index, path in enumerate(partial):
                 self._write_file(path, ids, order[files == index], scratch)
-            for path, name in zip(partial, self._paths(), strict=True):
+            for path, name in zip(partial, paths, strict=True):
                 os.replace(path, name)
         finally:
             for path in partial:

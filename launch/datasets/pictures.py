@@ -23,7 +23,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from scipy.special import ndtr
 from tqdm import tqdm
 
-from launch.datasets.product_shapes import SHAPES, Outline
+from launch.datasets.product_shapes import SHAPES
 
 LIST_FILE = "images.csv"
 """Ids and names of the pictures, in their directory; `launch.extract` reads it."""

@@ -37,7 +37,7 @@ def mirrored(right_half: Sequence[tuple[float, float]], smooth: int = 3) -> np.n
         cut = np.stack([0.75 * first + 0.25 * second, 0.25 * first + 0.75 * second], axis=1)
         points = np.concatenate([points[:1], cut.reshape(-1, 2), points[-1:]])
     left = points[::-1] * (-1, 1)
-    return np.concatenate([points, left]) + (0.5, 0)
+    return np.concatenate([points, left]) + np.array([0.5, 0])
 
 
 def ellipse(x: float, y: float, width: float, height: float, power: float = 2.0) -> np.ndarray:

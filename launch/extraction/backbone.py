@@ -132,7 +132,9 @@ def _application(options: BackboneOptions, name: str, layer: str) -> Backbone:
         )
     # Without a layer the classifier is not needed, nor are its weights; and a file without them may
     # still have the layer.
-    has_top = bool(layer) and "notop" not in os.path.basename(options.weights or "").replace("_", "")
+    has_top = bool(layer) and "notop" not in os.path.basename(options.weights or "").replace(
+        "_", ""
+    )
     arguments = {**options.arguments, "include_top": has_top}
     try:
         size = options.image_size
@@ -162,7 +164,9 @@ def _application(options: BackboneOptions, name: str, layer: str) -> Backbone:
     module = sys.modules[function.__module__]
     own = options.preprocessing is None
     preprocess = module.preprocess_input if own else _preprocessing(options.preprocessing)
-    described = f"{module.__name__.split('.')[-1]}.preprocess_input" if own else options.preprocessing
+    described = (
+        f"{module.__name__.split('.')[-1]}.preprocess_input" if own else options.preprocessing
+    )
     return _finish(_of_keras(model, layer, options.name), options, facts, preprocess, described)
 
 
@@ -230,7 +234,9 @@ def _finish(
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)])
     def features(images: tf.Tensor) -> tf.Tensor:
         pixels = preprocess(tf.cast(images, tf.float32))
-        return _as_vectors(tf.cast(network.call(tf.cast(pixels, network.dtype)), tf.float32), pooling)
+        return _as_vectors(
+            tf.cast(network.call(tf.cast(pixels, network.dtype)), tf.float32), pooling
+        )
 
     pooling = options.pooling
     try:

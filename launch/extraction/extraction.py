@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -85,7 +84,9 @@ class Extracted:
             f"  backbone: {made_by['backbone']}, layer {made_by['layer']}, weights "
             f"{made_by['weights']} (sha256 {made_by['weights_sha256'][:12]})",
         ]
-        speed = f" in {self.seconds:.1f} s, {self.new / self.seconds:,.1f} a second" * (self.new > 0)
+        speed = f" in {self.seconds:.1f} s, {self.new / self.seconds:,.1f} a second" * (
+            self.new > 0
+        )
         lines.append(f"  new: {self.new:,} images{speed}")
         if self.resumed:
             lines.append(f"  done by a run that was stopped: {self.resumed:,} images")
@@ -185,6 +186,4 @@ def extract(
         else:
             store = work.keep()
         report = write_report(settings.out, broken)
-    return Extracted(
-        store, new, resumed, before, broken, images.ignored, seconds, loss, report
-    )
+    return Extracted(store, new, resumed, before, broken, images.ignored, seconds, loss, report)

@@ -24,10 +24,11 @@ import numpy as np
 from amstf.atomic_file import write_atomically
 from amstf.errors import ConfigError
 from amstf.store import ImageStore, ImageStoreWriter
+from launch.stores.attributes import difference
 from launch.stores.copying import copy_images
 
 PART_IMAGES = 2048
-PART_SECONDS = 60.0
+PART_SECONDS = 30.0
 """A part is written when it has so many images, or this long after the one before: what a kill can
 cost."""
 
@@ -139,9 +140,7 @@ class WorkDirectory:
         self.flush()
         attributes = {**self._attributes, **facts}
         stores = [*([self.before] if self.before else []), *self._parts]
-        with ImageStoreWriter(
-            self._out, self._width, self._dtype, attributes=attributes
-        ) as writer:
+        with ImageStoreWriter(self._out, self._width, self._dtype, attributes=attributes) as writer:
             copy_images(writer, stores, duplicates="first")
         self.remove()
         return ImageStore.open(self._out)
@@ -158,7 +157,10 @@ class WorkDirectory:
 
     def _clean(self) -> None:
         """Removes what a killed program left half written; the lock says that it is gone."""
-        stale = [*self._path.glob(".*.partial"), *self._out.parent.glob(f".{self._out.name}.*.partial")]
+        stale = [
+            *self._path.glob(".*.partial"),
+            *self._out.parent.glob(f".{self._out.name}.*.partial"),
+        ]
         for path in stale:
             path.unlink()
 
@@ -184,17 +186,3 @@ class WorkDirectory:
                 "store: use the same flags, choose another --out, or replace it with --overwrite"
             )
         return store
-
-
-def difference(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Says in which settings two extractions differ; "" if in none.
-
-    Example:
-        >>> difference({"layer": "fc1", "made_by": "x"}, {"layer": "fc2"})
-        'layer fc1 (now fc2)'
-    """
-    return ", ".join(
-        f"{name} {kept.get(name, 'unknown')} (now {value})"
-        for name, value in wanted.items()
-        if kept.get(name) != value
-    )
