@@ -99,8 +99,8 @@ flags.DEFINE_enum(
 flags.DEFINE_string(
     "render",
     None,
-    "synthetic: directory to draw the items in, as pictures; the data set has no features of images then "
-    "until launch.extract makes them from the pictures.",
+    "synthetic: directory to draw the items in, as pictures; the data set has no features of "
+    "images then until launch.extract makes them from the pictures.",
 )
 flags.DEFINE_integer(
     "picture_size", 224, "synthetic: pixels of a picture's side, with --render.", lower_bound=16
