@@ -133,9 +133,9 @@ def main(arguments: list[str]) -> int | None:
     )
     result = extract(images, backbone, settings, progress=_bar)
     if FLAGS.dataset:
-        from amstf.data import set_image_store
+        from launch.stores.registering import use_in_dataset
 
-        set_image_store(FLAGS.dataset, _relative(out, FLAGS.dataset), FLAGS.store)
+        use_in_dataset(out, FLAGS.dataset, FLAGS.store)
     print(result.summary(FLAGS.out))
     if FLAGS.dataset:
         print(f"  next: python -m launch.train --dataset={FLAGS.dataset} --model=dicm --out=RUN")
@@ -158,12 +158,6 @@ def _arguments(pairs: list[str]) -> dict[str, float | int | str]:
             raise ConfigError(f"--backbone_arguments: {name} is {text}, wanted a finite number")
         arguments[name] = int(number) if text.lstrip("+-").isdecimal() else number
     return arguments
-
-
-def _relative(out: pathlib.Path, dataset: str) -> str:
-    """A store in the data set's directory moves with it, so its path counts from there."""
-    directory = pathlib.Path(dataset).absolute()
-    return str(out.relative_to(directory)) if out.is_relative_to(directory) else str(out)
 
 
 def _bar(total: int, done: int):  # type: ignore[no-untyped-def]

@@ -6,6 +6,7 @@
     python -m launch.store split images.h5 --out=parts.h5 --num_files=4
     python -m launch.store split images.h5 --out=some.h5 --ids=ids.txt
     python -m launch.store convert images.h5 --out=small.h5 --dtype=uint8
+    python -m launch.store convert raw.h5 --out=DATASET/images.h5 --dataset=DATASET --standardise
     python -m launch.store sample images.h5 --out=sheet.png [--run=RUN]
 
 info     How many images and features, of which type, how they were made.
@@ -15,6 +16,8 @@ merge    One store of several. An id that two have is an error, unless --duplica
          take.
 split    The same images in several files, or those of a list of ids.
 convert  Another type; and the layout that servers map, of a store that another program wrote.
+         With --standardise or --pca other features: a linear map that is fitted on the images that
+         the training split of --dataset shows. With --dataset the result is its image store.
 sample   A contact sheet: some images, each with its nearest neighbours by raw features, or with
          --run or --export by the embeddings that a model makes of them.
 
@@ -54,7 +57,21 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("run", None, "sample: compare embeddings of this run's model.")
 flags.DEFINE_string("export", None, "sample: compare embeddings of this SavedModel.")
-flags.DEFINE_string("store", None, "sample: name of the model's store, if it has several.")
+flags.DEFINE_string("dataset", None, "convert: data set whose image store the result is to be.")
+flags.DEFINE_bool(
+    "standardise",
+    False,
+    "convert: whether each feature gets mean 0 and variance 1 over the images that training shows.",
+)
+flags.DEFINE_integer(
+    "pca", 0, "convert: store so many principal components instead; 0: the features.", lower_bound=0
+)
+flags.DEFINE_string(
+    "store",
+    None,
+    "convert: name of the store in the data set, if not images; sample: of the model's, if it has "
+    "several.",
+)
 flags.DEFINE_list("queries", [], "sample: ids of the images to show, if not random ones.")
 flags.DEFINE_integer("rows", 8, "sample: images to show, with neighbours.", lower_bound=1)
 flags.DEFINE_integer("neighbours", 7, "sample: neighbours of each.", lower_bound=1)
@@ -85,7 +102,9 @@ def main(arguments: list[str]) -> int | None:
     from amstf.store import ImageStore
 
     stores = [ImageStore.open(path) for path in paths]
-    if command in ("merge", "split", "convert"):
+    if command == "convert" and (FLAGS.standardise or FLAGS.pca):
+        _map(stores[0])
+    elif command in ("merge", "split", "convert"):
         _rewrite(command, stores)
     else:
         {"info": _info, "verify": _verify, "sample": _sample}[command](paths[0], stores[0])
@@ -133,6 +152,50 @@ def _rewrite(command, stores) -> None:  # type: ignore[no-untyped-def]
     if any(store.dtype != written.dtype for store in stores):
         print(f"  rounding to {written.dtype}: {loss_of(stores, written)}")
 
+    if command == "convert" and FLAGS.dataset:
+        _register(written)
+
+
+def _map(store) -> None:  # type: ignore[no-untyped-def]
+    if not FLAGS.dataset:
+        raise ConfigError(
+            "--standardise and --pca are fitted on what training shows: name a data set with "
+            "--dataset"
+        )
+    from amstf.data import Samples
+    from amstf.store import ImageStore
+    from launch.datasets import feature_map
+
+    out = pathlib.Path(FLAGS.out)
+    if out.exists() and not FLAGS.overwrite:
+        raise StoreError(f"{out} exists; choose another --out, or replace it with --overwrite")
+    if feature_map.MAP in store.attributes:
+        raise ConfigError(f"{store.paths[0]} holds mapped features already; give the raw ones")
+    feature_map.apply_to_store(
+        Samples.open(FLAGS.dataset),
+        FLAGS.store or "images",
+        store,
+        out,
+        standardise=FLAGS.standardise,
+        pca=FLAGS.pca,
+        dtype=FLAGS.dtype,
+    )
+    written = ImageStore.open(out)
+    made = written.attributes
+    print(
+        f"{FLAGS.out}: {len(written):,} images of {written.width:,} features, {written.dtype}; "
+        f"{made['explained_variance']:.0%} of the variance of {made['raw_width']:,}, fitted on "
+        f"{made['fitted_on']}"
+    )
+    _register(written)
+
+
+def _register(written) -> None:  # type: ignore[no-untyped-def]
+    from launch.stores.registering import use_in_dataset
+
+    use_in_dataset(written.paths[0], FLAGS.dataset, FLAGS.store or "images")
+    print(f"  next: python -m launch.train --dataset={FLAGS.dataset} --model=dicm --out=RUN")
+
 
 def _sample(path, store) -> None:  # type: ignore[no-untyped-def]
     import numpy as np
@@ -169,8 +232,9 @@ def _sample(path, store) -> None:  # type: ignore[no-untyped-def]
         rows = nearest(
             store, queries, FLAGS.neighbours, embed=embed, among=among, progress=bar.update
         )
-    backbone = store.attributes.get("backbone", "unknown backbone")
-    layer = store.attributes.get("layer", "")
+    made = store.attributes
+    backbone = made.get("backbone", "unknown backbone")
+    layer = made.get("layer", "") + ", random weights" * bool(made.get("weights_are_random"))
     sheet = contact_sheet(
         rows,
         path_of,

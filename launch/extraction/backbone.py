@@ -231,7 +231,8 @@ def _finish(
 ) -> Backbone:
     size = _image_size(network.shape, options)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)])
+    # Without autograph, which would wrap what a network says in its own account of the code.
+    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)], autograph=False)
     def features(images: tf.Tensor) -> tf.Tensor:
         pixels = preprocess(tf.cast(images, tf.float32))
         return _as_vectors(

@@ -24,7 +24,7 @@ import numpy as np
 from amstf.atomic_file import write_atomically
 from amstf.errors import ConfigError
 from amstf.store import ImageStore, ImageStoreWriter
-from launch.stores.attributes import difference
+from launch.stores.attributes import DECISIVE, difference
 from launch.stores.copying import copy_images
 
 PART_IMAGES = 2048
@@ -73,11 +73,11 @@ class WorkDirectory:
             ) from None
         try:
             self._clean()
-            self._check_settings({**settings, "dtype": dtype, "width": width})
-            self.before = None if overwrite or not out.exists() else self._open_before()
             self._parts = [ImageStore.open(path) for path in sorted(self._path.glob("part-*.h5"))]
+            self.before = None if overwrite or not out.exists() else self._open_before()
+            self._check_settings({**settings, "dtype": dtype, "width": width})
         except BaseException:
-            os.close(self._lock)
+            self._leave()
             raise
         self._ids: list[np.ndarray] = []
         self._features: list[np.ndarray] = []
@@ -97,7 +97,7 @@ class WorkDirectory:
             if not isinstance(error, MemoryError | OSError):
                 self.flush()  # Also what a ctrl-C ends.
         finally:
-            os.close(self._lock)
+            self._leave()
 
     @property
     def ids(self) -> np.ndarray:
@@ -155,6 +155,11 @@ class WorkDirectory:
         """Removes the directory and what is in it."""
         shutil.rmtree(self._path)
 
+    def _leave(self) -> None:
+        if not any(self._path.glob("part-*.h5")):
+            shutil.rmtree(self._path, ignore_errors=True)
+        os.close(self._lock)
+
     def _clean(self) -> None:
         """Removes what a killed program left half written; the lock says that it is gone."""
         stale = [
@@ -166,11 +171,11 @@ class WorkDirectory:
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         path = self._path / _SETTINGS
-        if not path.exists():
+        if not self._parts or not path.exists():
             write_atomically(path, json.dumps(settings, indent=2) + "\n")
             return
         kept = json.loads(path.read_text(encoding="utf-8"))
-        if differs := difference(kept, settings):
+        if differs := difference(kept, settings, settings):
             raise ConfigError(
                 f"{self._path} holds features of an extraction that was stopped, with {differs}; "
                 "go on with the same flags, or remove that directory"
@@ -180,7 +185,7 @@ class WorkDirectory:
         store = ImageStore.open(self._out)
         kept = {**store.attributes, "dtype": store.dtype, "width": store.width}
         wanted = {**self._attributes, "dtype": self._dtype, "width": self._width}
-        if differs := difference(kept, wanted):
+        if differs := difference(kept, wanted, (*DECISIVE, "dtype", "width")):
             raise ConfigError(
                 f"{self._out} was made with {differs}; features of two kinds do not belong in one "
                 "store: use the same flags, choose another --out, or replace it with --overwrite"

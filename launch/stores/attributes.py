@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 DECISIVE = (
     "backbone", "backbone_arguments", "layer", "weights_sha256", "pooling", "preprocessing",
-    "image_size", "fit",
+    "image_size", "fit", "standardised", "pca_width", "fitted_on",
 )  # fmt: skip
 """Attributes that decide the features: where they differ, features are not comparable."""
 
 
-def difference(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Says in which of the wanted attributes two stores differ; "" if in none.
+def difference(
+    kept: Mapping[str, Any], wanted: Mapping[str, Any], names: Iterable[str] = DECISIVE
+) -> str:
+    """Says in which of the named attributes two stores differ; "" if in none.
 
     Example:
         >>> difference({"layer": "fc1", "made_by": "x"}, {"layer": "fc2"})
         'layer fc1 (now fc2)'
     """
     return ", ".join(
-        f"{name} {kept.get(name, 'unknown')} (now {value})"
-        for name, value in wanted.items()
-        if kept.get(name) != value
+        f"{name} {kept.get(name, 'unknown')} (now {wanted.get(name, 'unknown')})"
+        for name in names
+        if kept.get(name) != wanted.get(name)
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from amstf.errors import StoreError
 from amstf.store import ImageStore, ImageStoreWriter
-from launch.stores.attributes import DECISIVE, common, difference
+from launch.stores.attributes import common, difference
 from launch.stores.copying import copy_images
 from launch.stores.rounding import RoundingLoss
 
@@ -66,12 +66,10 @@ def rewrite(
                 f"{store.paths[0]} holds {store.width} features an image, {first.paths[0]} "
                 f"{first.width}; only stores of one width can be merged"
             )
-        decisive = {k: first.attributes[k] for k in DECISIVE if k in first.attributes}
-        if not wanted.mixed and (differs := difference(store.attributes, decisive)):
+        if not wanted.mixed and (differs := difference(first.attributes, store.attributes)):
             raise StoreError(
-                f"{store.paths[0]} was made with {differs.replace('now', 'the first store:')}; "
-                "such features cannot be compared. Extract them in one way, or take "
-                "responsibility with --mixed"
+                f"the features of {first.paths[0]} and {store.paths[0]} cannot be compared, made "
+                f"with {differs}: extract them in one way, or merge them anyhow with --mixed"
             )
     if wanted.ids is not None:
         missing = wanted.ids
