@@ -128,7 +128,7 @@ def _verify(path, store) -> None:  # type: ignore[no-untyped-def]
 
 
 def _rewrite(command, stores) -> None:  # type: ignore[no-untyped-def]
-    from launch.stores.rewriting import Rewriting, loss_of, rewrite
+    from launch.stores.rewriting import Rewriting, rewrite
 
     if command == "split" and FLAGS.num_files == 1 and not FLAGS.ids:
         raise ConfigError("split needs --num_files=N, or --ids=FILE for a part of the images")
@@ -142,7 +142,7 @@ def _rewrite(command, stores) -> None:  # type: ignore[no-untyped-def]
         mixed=FLAGS.mixed,
     )
     with _bar("copying", sum(len(store) for store in stores)) as bar:
-        written = rewrite(stores, wanted, bar.update)
+        written, loss = rewrite(stores, wanted, bar.update)
     size = sum(file.bytes for file in written.files)
     name = FLAGS.out if len(written.files) == 1 else f"{len(written.files)} files of {FLAGS.out}"
     print(
@@ -150,7 +150,7 @@ def _rewrite(command, stores) -> None:  # type: ignore[no-untyped-def]
         f"{size / 1e6:,.1f} MB (from {sum(f.bytes for s in stores for f in s.files) / 1e6:,.1f} MB)"
     )
     if any(store.dtype != written.dtype for store in stores):
-        print(f"  rounding to {written.dtype}: {loss_of(stores, written)}")
+        print(f"  rounding to {written.dtype}: {loss}")
 
     if command == "convert" and FLAGS.dataset:
         _register(written)

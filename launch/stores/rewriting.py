@@ -15,6 +15,7 @@ from launch.stores.copying import copy_images
 from launch.stores.rounding import RoundingLoss
 
 _ROWS = 2048
+_MEASURED = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ def rewrite(
     stores: Sequence[ImageStore],
     wanted: Rewriting,
     progress: Callable[[int], None] | None = None,
-) -> ImageStore:
+) -> tuple[ImageStore, RoundingLoss]:
     """Writes one store of the images of several.
 
     Args:
@@ -53,7 +54,7 @@ def rewrite(
         progress: Called with the number of images of each piece.
 
     Returns:
-        The new store.
+        The new store, and what its type costs (of at most 100,000 images of each store).
 
     Raises:
         StoreError: If the stores do not fit together, an id is in two of them, or one that is asked
@@ -90,19 +91,16 @@ def rewrite(
         wanted.out, first.width, dtype, num_files=wanted.num_files, attributes=attributes
     ) as writer:
         copy_images(writer, stores, duplicates=wanted.duplicates, ids=wanted.ids, progress=progress)
-    return ImageStore.open(paths)
+        # Before the new store takes the place of one that it is made of.
+        loss = _loss(stores, dtype)
+    return ImageStore.open(paths), loss
 
 
-def loss_of(before: Sequence[ImageStore], after: ImageStore, most: int = 100_000) -> RoundingLoss:
-    """Measures what another type costs.
-
-    Args:
-        before: The stores that were copied.
-        after: The store that came of it.
-        most: Images to look at.
-    """
-    loss = RoundingLoss(after.dtype)
-    for store in before:
-        for begin in range(0, min(most, len(store)), _ROWS):
+def _loss(stores: Sequence[ImageStore], dtype: str) -> RoundingLoss:
+    loss = RoundingLoss(dtype)
+    for store in stores:
+        if store.dtype == dtype:
+            continue  # Copied bit by bit.
+        for begin in range(0, min(_MEASURED, len(store)), _ROWS):
             loss.add(store.read(store.ids[begin : begin + _ROWS]))
     return loss

@@ -89,7 +89,10 @@ def test_killed_at_any_moment_no_image_is_lost_or_double(many, keras_file, small
     [
         (["--images=/nowhere"], "error: --images=/nowhere: no images there"),
         (["--images={many}", "--out=images.txt"], "its name must end in .h5"),
-        (["--images={many}", "--backbone_arguments=alpha"], "got 'alpha', wanted such as alpha=0.25"),
+        (
+            ["--images={many}", "--backbone_arguments=alpha"],
+            "got 'alpha', wanted such as alpha=0.25",
+        ),
         (["--images={many}", "--dataset=/nowhere"], "/nowhere"),
     ],
 )

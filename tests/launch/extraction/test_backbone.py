@@ -144,7 +144,9 @@ def test_weights_in_a_folder_and_their_check(tmp_path):
     # EfficientNet's files have checksums in Keras.
     (tmp_path / "efficientnetb0_notop.h5").write_bytes(b"cut")
     for weights in (tmp_path, tmp_path / "efficientnetb0_notop.h5"):
-        with pytest.raises(ConfigError, match=r"name for its published weights, but md5 .* damaged"):
+        with pytest.raises(
+            ConfigError, match=r"name for its published weights, but md5 .* damaged"
+        ):
             make("efficientnetb0", weights=str(weights), image_size=224)
     with pytest.raises(ConfigError, match="--weights=/no/where: there is no such file"):
         make("mobilenet", weights="/no/where", **MOBILENET)
