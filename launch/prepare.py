@@ -53,8 +53,9 @@ flags.DEFINE_integer(
 flags.DEFINE_enum(
     "image_dtype",
     None,
-    ["float16", "float32"],
-    "Stored type of the images' features; if not given float16 for synthetic, float32 for others.",
+    ["float16", "float32", "uint8"],
+    "Stored type of the images' features (uint8: with a scale for each image); if not given "
+    "float16 for synthetic, float32 for others.",
 )
 flags.DEFINE_bool(
     "standardise",

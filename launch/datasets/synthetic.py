@@ -93,7 +93,7 @@ def prepare(
         config: Its size and nature.
         directory: The data set directory to fill.
         num_shards: Files per split.
-        image_dtype: Stored type of the features, "float32" or "float16".
+        image_dtype: Stored type of the features, one of `image_store_writer.DTYPES`.
         group_size: Impressions of the longest group, if they are to be stored in groups: those of
             a user between two clicks, or of pages between two clicks, come together then.
         train_half: One of `halves.HALVES`, or "" for the whole training split. What the other half

@@ -56,7 +56,8 @@ def decode(path: str | os.PathLike[str], size: int, fit: str = "stretch") -> np.
             # A JPEG is decoded at half or a quarter of its size where that is still twice ours.
             image.draft("RGB", (2 * size, 2 * size))
             image.load()
-            return np.asarray(_fitted(_as_rgb(ImageOps.exif_transpose(image)), size, fit))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(_fitted(_as_rgb(image), size, fit))
     except (BrokenImageError, MemoryError):
         raise
     except FileNotFoundError:
@@ -79,7 +80,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         with_alpha = image.convert("RGBA")
         white = Image.new("RGBA", with_alpha.size, (*_WHITE, 255))
         image = Image.alpha_composite(white, with_alpha)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _fitted(image: Image.Image, size: int, fit: str) -> Image.Image:

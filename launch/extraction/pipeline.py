@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -62,37 +61,53 @@ def decoded_batches(
         batch_size: Files of a batch.
         threads: Files decoded at a time.
     """
-    read = functools.partial(_read, size=size, fit=fit)
     with ThreadPoolExecutor(threads, "decode") as pool:
-        waiting: collections.deque[Future[np.ndarray | Broken]] = collections.deque()
-        tasks = zip(ids, paths, strict=True)
+        begins = iter(range(0, len(ids), batch_size))
+        waiting: collections.deque[_Decoding] = collections.deque()
 
-        def submit(count: int) -> None:
-            for image_id, path in itertools.islice(tasks, count):
-                waiting.append(pool.submit(read, int(image_id), path))
+        def start(count: int) -> None:
+            for begin in itertools.islice(begins, count):
+                part = slice(begin, begin + batch_size)
+                waiting.append(_Decoding(pool, ids[part], paths[part], size, fit))
 
         try:
-            submit(_BATCHES_AHEAD * batch_size)
-            done = 0
+            start(_BATCHES_AHEAD)
             while waiting:
-                count = min(batch_size, len(waiting))
-                results = [waiting.popleft().result() for _ in range(count)]
-                submit(count)
-                good = [(i, r) for i, r in enumerate(results) if not isinstance(r, Broken)]
-                broken = [r for r in results if isinstance(r, Broken)]
-                images = np.empty((len(good), size, size, 3), np.uint8)
-                for row, (_, image) in enumerate(good):
-                    images[row] = image
-                batch_ids = np.array([ids[done + i] for i, _ in good], np.int64)
-                yield Batch(batch_ids, images, broken)
-                done += count
+                batch = waiting.popleft().result()
+                start(1)
+                yield batch
         finally:
             # An interrupt must not wait for what is decoded ahead.
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(image_id: int, path: str, *, size: int, fit: str) -> np.ndarray | Broken:
-    try:
-        return decode(path, size, fit)
-    except BrokenImageError as error:
-        return Broken(image_id, path, str(error))
+class _Decoding:
+    """A batch whose images are being decoded, each into its row."""
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        ids: Sequence[int],
+        paths: Sequence[str],
+        size: int,
+        fit: str,
+    ) -> None:
+        self._ids = np.array(ids, np.int64)
+        self._images = np.empty((len(ids), size, size, 3), np.uint8)
+
+        def read(row: int) -> Broken | None:
+            try:
+                self._images[row] = decode(paths[row], size, fit)
+            except BrokenImageError as error:
+                return Broken(int(ids[row]), paths[row], str(error))
+            return None
+
+        self._results = [pool.submit(read, row) for row in range(len(ids))]
+
+    def result(self) -> Batch:
+        results = [future.result() for future in self._results]
+        broken = [result for result in results if result is not None]
+        if not broken:
+            return Batch(self._ids, self._images, broken)
+        good = np.array([result is None for result in results])
+        return Batch(self._ids[good], self._images[good], broken)
