@@ -6,8 +6,8 @@
 
 Reads JPEG, PNG, WebP, GIF and BMP of every kind (CMYK, 16 bits, greyscale, with alpha, animated),
 and runs them through a backbone: VGG16 up to its first fully connected layer unless you say
-otherwise. A file that cannot be read is listed in OUT.broken.csv and left out (--broken=fail: ends
-the run).
+otherwise. A file that cannot be read is left out and listed beside the store, in images.broken.csv
+(with --broken=fail it ends the run).
 
 The same command goes on where a killed run stopped, and adds what is new when there are more images
 (an id that the store has is not looked at again). --weights=random needs no file: features of an
@@ -49,7 +49,7 @@ flags.DEFINE_string(
     "for trials; if not given Keras' own copy in ~/.keras/models, or its download.",
 )
 flags.DEFINE_list(
-    "backbone_arguments", [], "Further arguments of the application, e.g. alpha=0.25."
+    "backbone_arguments", None, "Further arguments of the application, e.g. alpha=0.25."
 )
 flags.DEFINE_integer(
     "image_size", None, "Height and width of its input, if not the backbone's own.", lower_bound=1
@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> int | None:
             name=FLAGS.backbone,
             weights=FLAGS.weights,
             image_size=FLAGS.image_size,
-            arguments=_arguments(FLAGS.backbone_arguments),
+            arguments=_arguments(FLAGS.backbone_arguments or []),
             pooling=FLAGS.pooling,
             preprocessing=FLAGS.preprocessing,
         )

@@ -38,7 +38,10 @@ COMMANDS = ("info", "verify", "merge", "split", "convert", "sample")
 flags.DEFINE_string("out", None, "The store to write, ending in .h5; sample: the PNG file.")
 flags.DEFINE_bool("overwrite", False, "Whether to replace what is there under --out.")
 flags.DEFINE_enum(
-    "dtype", None, ["float16", "float32", "uint8"], "convert, merge: stored type, if another one."
+    "dtype",
+    None,
+    ["float16", "float32", "uint8"],
+    "convert, merge, split: stored type, if another one.",
 )
 flags.DEFINE_integer("num_files", 1, "split, convert, merge: files to write.", lower_bound=1)
 flags.DEFINE_string("ids", None, "split: file with the ids to take, one in a line.")
@@ -72,7 +75,7 @@ flags.DEFINE_string(
     "convert: name of the store in the data set, if not images; sample: of the model's, if it has "
     "several.",
 )
-flags.DEFINE_list("queries", [], "sample: ids of the images to show, if not random ones.")
+flags.DEFINE_list("queries", None, "sample: ids of the images to show, if not random ones.")
 flags.DEFINE_integer("rows", 8, "sample: images to show, with neighbours.", lower_bound=1)
 flags.DEFINE_integer("neighbours", 7, "sample: neighbours of each.", lower_bound=1)
 flags.DEFINE_integer(

@@ -140,7 +140,6 @@ def extract(
         bar = progress(len(images), len(images) - len(todo)) if progress else None
         begin, new, broken = time.perf_counter(), 0, []
         loss = RoundingLoss(settings.dtype)
-        path_of = images.path_of()
         try:
             for batch in decoded_batches(
                 images.ids[todo].tolist(),
@@ -155,7 +154,7 @@ def extract(
                     features = backbone.features(batch.images)
                     is_good = np.isfinite(features).all(axis=1)
                     found += [
-                        Broken(int(i), path_of[int(i)], "its features are not finite")
+                        Broken(int(i), images.path(i), "its features are not finite")
                         for i in batch.ids[~is_good]
                     ]
                     work.add(batch.ids[is_good], features[is_good])

@@ -39,6 +39,10 @@ class ImageList:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def path(self, image_id: int) -> str:
+        """Returns the path of one image."""
+        return self.paths[int(np.flatnonzero(self.ids == image_id)[0])]
+
     def path_of(self) -> dict[int, str]:
         """Returns the path of each id."""
         return dict(zip(self.ids.tolist(), self.paths, strict=True))

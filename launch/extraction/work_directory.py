@@ -64,13 +64,11 @@ class WorkDirectory:
         self._path = out.with_name(f".{out.name}.extracting")
         self._path.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self._path, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not self._is_locked():
             os.close(self._lock)
             raise ConfigError(
                 f"another program is extracting to {out}; wait for it or choose another --out"
-            ) from None
+            )
         try:
             self._clean()
             self._parts = [ImageStore.open(path) for path in sorted(self._path.glob("part-*.h5"))]
@@ -154,6 +152,14 @@ class WorkDirectory:
     def remove(self) -> None:
         """Removes the directory and what is in it."""
         shutil.rmtree(self._path)
+
+    def _is_locked(self) -> bool:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The program that held it may have removed the directory in between.
+            return os.path.samestat(os.fstat(self._lock), os.stat(self._path))
+        except OSError:
+            return False
 
     def _leave(self) -> None:
         if not any(self._path.glob("part-*.h5")):
