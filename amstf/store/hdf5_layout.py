@@ -135,10 +135,11 @@ def _datasets(file: h5py.File, path: pathlib.Path) -> tuple[h5py.Dataset, h5py.D
             "wanted [n] and [n, F]"
         )
     scales = file.get(SCALES) if features.dtype == np.uint8 else None
-    if isinstance(scales, h5py.Dataset):
+    has_scales = isinstance(scales, h5py.Dataset)
+    if has_scales:
         found.append(scales)
         _check_scales(scales, len(ids), path)
-    elif ids.dtype.kind not in "iu" or features.dtype.kind != "f":
+    if ids.dtype.kind not in "iu" or not (has_scales or features.dtype.kind == "f"):
         raise StoreError(
             f"{path}: ids are {ids.dtype} and features {features.dtype}; wanted whole numbers and "
             "floats, or uint8 with a dataset 'scales'"

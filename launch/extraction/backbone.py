@@ -108,6 +108,8 @@ class _Network:
 
 def _split(name: str) -> tuple[pathlib.Path | None, str]:
     """Path and layer of a file; None and "" for the name of an application."""
+    if _plain(name.partition(":")[0]) in _applications():
+        return None, ""  # Even if a directory here is called so: ./vgg16 means that one.
     if os.path.exists(name):
         return pathlib.Path(name), ""
     path, colon, layer = name.rpartition(":")
@@ -118,13 +120,20 @@ def _split(name: str) -> tuple[pathlib.Path | None, str]:
     return None, ""
 
 
+def _applications() -> dict[str, Callable[..., keras.Model]]:
+    """The functions of `keras.applications` by name."""
+    names = [name for name in dir(keras.applications) if name[0].isupper()]
+    return {_plain(name): getattr(keras.applications, name) for name in names}
+
+
+def _plain(name: str) -> str:
+    """How people may write it: MobileNetV2, mobilenet_v2, mobilenetv2."""
+    return name.lower().replace("_", "")
+
+
 def _application(options: BackboneOptions, name: str, layer: str) -> Backbone:
-    known = {
-        function.lower().replace("_", ""): getattr(keras.applications, function)
-        for function in dir(keras.applications)
-        if function[0].isupper()
-    }
-    function = known.get(name.lower().replace("_", ""))
+    known = _applications()
+    function = known.get(_plain(name))
     if function is None:
         raise ConfigError(
             f"--backbone={options.name}: got {name!r}, wanted one of {', '.join(sorted(known))}, "
@@ -132,9 +141,7 @@ def _application(options: BackboneOptions, name: str, layer: str) -> Backbone:
         )
     # Without a layer the classifier is not needed, nor are its weights; and a file without them may
     # still have the layer.
-    has_top = bool(layer) and "notop" not in os.path.basename(options.weights or "").replace(
-        "_", ""
-    )
+    has_top = bool(layer) and "notop" not in _plain(os.path.basename(options.weights or ""))
     arguments = {**options.arguments, "include_top": has_top}
     try:
         size = options.image_size

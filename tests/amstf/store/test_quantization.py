@@ -95,6 +95,14 @@ def test_scales_that_do_not_fit_are_refused(tmp_path, scales, words):
         ImageStore.open(tmp_path / "b.h5")
 
 
+def test_ids_that_are_no_whole_numbers_are_refused(tmp_path):
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["ids"], file["features"] = np.arange(3.0), np.zeros((3, 4), "u1")
+        file["scales"] = np.zeros((3, 2), "f4")
+    with pytest.raises(StoreError, match="ids are float64 and features uint8; wanted whole"):
+        ImageStore.open(tmp_path / "b.h5")
+
+
 def test_a_scale_that_is_not_finite_is_named(tmp_path):
     write(tmp_path / "i.h5", np.arange(4), np.arange(20.0).reshape(4, 5))
     with h5py.File(tmp_path / "i.h5", "r+") as file:
