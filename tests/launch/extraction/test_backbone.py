@@ -204,3 +204,29 @@ def test_files_that_do_not_fit(tmp_path, keras_file):
         with pytest.raises(ConfigError, match=words):
             make(name, **options)
     assert make(save(None, None, 3, output=flat), image_size=5).image_size == 5
+
+
+def test_a_folder_with_the_well_known_file(tmp_path, rng, monkeypatch):
+    network = keras.applications.MobileNet(
+        weights=None, alpha=0.25, input_shape=(128, 128, 3), include_top=False
+    )
+    path = tmp_path / "mobilenet_2_5_128_tf_no_top.h5"
+    network.save_weights(path)
+    options = {"weights": str(tmp_path), "arguments": {"alpha": 0.25}, "image_size": 128}
+    pixels = images(rng, 1, 128)
+    maps = network(pixels.astype("f4") / 127.5 - 1, training=False)
+    wanted = np.mean(maps, axis=(1, 2))
+    backbone = make("mobilenet", **options)
+    np.testing.assert_allclose(backbone.features(pixels), wanted, rtol=1e-4, atol=1e-6)
+    assert backbone.attributes["weights"] == path.name
+    # Keras checks no MobileNet; if it did, by this one's sum.
+    for kind in ("md5", "sha256"):
+        digest = hashlib.new(kind, path.read_bytes()).hexdigest()
+        known = (path.name, "https://x", digest)
+        monkeypatch.setattr(compat, "published_weights", lambda *_, known=known, **__: known)
+        assert make("mobilenet", **options).attributes == backbone.attributes
+        content = path.read_bytes()
+        path.write_bytes(content + b"x")
+        with pytest.raises(ConfigError, match=f"{kind} .* where Keras' file has {digest}"):
+            make("mobilenet", **options)
+        path.write_bytes(content)
