@@ -139,6 +139,8 @@ def main(arguments: list[str]) -> int | None:
     print(result.summary(FLAGS.out))
     if FLAGS.dataset:
         print(f"  next: python -m launch.train --dataset={FLAGS.dataset} --model=dicm --out=RUN")
+    else:
+        print(f"  next: python -m launch.store sample {FLAGS.out} --out=sheet.png")
     return None
 
 

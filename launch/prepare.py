@@ -232,9 +232,11 @@ def summary(directory: str) -> str:
     command = f"train --dataset={directory} --model=dicm --out=RUN"
     if pictures := info.get("pictures"):
         lines.append(f"  images: none yet; the items are drawn in {pictures}")
+        # What a backbone gives has a large mean and small differences: models want it standardised.
         command = (
-            f"extract --images={pictures} --out={pathlib.Path(directory, 'images.h5')} "
-            f"--dataset={directory}"
+            f"extract --images={pictures} --out={pictures}.h5\n"
+            f"        python -m launch.store convert {pictures}.h5 --standardise "
+            f"--out={pathlib.Path(directory, 'images.h5')} --dataset={directory}"
         )
     lines += ["", f"  next: python -m launch.{command}"]
     return "\n".join(lines)

@@ -87,18 +87,18 @@ class Extracted:
         speed = f" in {self.seconds:.1f} s, {self.new / self.seconds:,.1f} a second" * (
             self.new > 0
         )
-        lines.append(f"  new: {self.new:,} images{speed}")
+        lines.append(f"  new: {_count(self.new, 'image')}{speed}")
         if self.resumed:
-            lines.append(f"  done by a run that was stopped: {self.resumed:,} images")
+            lines.append(f"  done by a run that was stopped: {_count(self.resumed, 'image')}")
         if self.before:
-            lines.append(f"  in the store before: {self.before:,} images")
+            lines.append(f"  in the store before: {_count(self.before, 'image')}")
         if self.report:
             lines.append(
-                f"  broken: {len(self.broken):,} images left out, see {self.report}: "
+                f"  broken: {_count(len(self.broken), 'image')} left out, see {self.report}: "
                 f"{reasons(self.broken)}"
             )
         if self.ignored:
-            lines.append(f"  ignored: {self.ignored:,} files that are not called like images")
+            lines.append(f"  ignored: {_count(self.ignored, 'file')} without a name of an image")
         if self.new and store.dtype != "float32":
             lines.append(f"  rounding to {store.dtype}: {self.loss}")
             if self.loss.root_mean_square > _LARGE_LOSS:
@@ -108,6 +108,10 @@ class Extracted:
                 "  warning: the weights are random; for trials only (the store's attributes say so)"
             )
         return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def extract(
