@@ -16,7 +16,7 @@ class RoundingLoss:
     Example:
         >>> loss = RoundingLoss("uint8")
         >>> loss.add(np.array([[0.0, 0.5, 255.0]], np.float32))
-        >>> loss.largest * 255
+        >>> round(loss.largest * 255, 6)
         0.5
     """
 
