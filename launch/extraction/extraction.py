@@ -14,7 +14,7 @@ from amstf.errors import ConfigError
 from amstf.store import ImageStore
 from launch.extraction.backbone import Backbone
 from launch.extraction.image_list import ImageList
-from launch.extraction.pipeline import Broken, decoded_batches
+from launch.extraction.pipeline import Batch, Broken, decoded_batches
 from launch.extraction.report import reasons, report_path, write_report
 from launch.extraction.work_directory import WorkDirectory
 from launch.stores.rounding import RoundingLoss
@@ -153,17 +153,10 @@ def extract(
                 batch_size=settings.batch_size,
                 threads=settings.threads,
             ):
-                found = list(batch.broken)
-                if len(batch.ids):
-                    features = backbone.features(batch.images)
-                    is_good = np.isfinite(features).all(axis=1)
-                    found += [
-                        Broken(int(i), images.path(i), "its features are not finite")
-                        for i in batch.ids[~is_good]
-                    ]
-                    work.add(batch.ids[is_good], features[is_good])
-                    loss.add(features[is_good])
-                    new += int(is_good.sum())
+                ids, features, found = _features(backbone, batch, images)
+                work.add(ids, features)
+                loss.add(features)
+                new += len(ids)
                 if found and settings.stop_at_broken:
                     raise ConfigError(
                         f"{found[0].path} (image id {found[0].id}): {found[0].reason}; mend or "
@@ -190,3 +183,17 @@ def extract(
             store = work.keep()
         report = write_report(settings.out, broken)
     return Extracted(store, new, resumed, before, broken, images.ignored, seconds, loss, report)
+
+
+def _features(
+    backbone: Backbone, batch: Batch, images: ImageList
+) -> tuple[np.ndarray, np.ndarray, list[Broken]]:
+    """Ids [n] and features [n, F] of the images of a batch that have some, and the others."""
+    broken = list(batch.broken)
+    if not len(batch.ids):
+        return batch.ids, np.empty((0, backbone.width), np.float32), broken
+    features = backbone.features(batch.images)
+    is_good = np.isfinite(features).all(axis=1)
+    for image_id in batch.ids[~is_good].tolist():
+        broken.append(Broken(image_id, images.path(image_id), "its features are not finite"))
+    return batch.ids[is_good], features[is_good], broken
