@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import unittest.mock
 from typing import Any
 
 from tensorflow.python.eager import context, record
@@ -71,11 +70,14 @@ def published_weights(application: Any, **options: Any) -> tuple[str, str, str |
     def note(name: str, origin: str, *_: Any, **named: Any) -> Any:
         raise _WeightsWanted(name, origin, named.get("file_hash") or named.get("md5_hash"))
 
-    with unittest.mock.patch.object(data_utils, "get_file", note):
-        try:
-            application(weights="imagenet", **options)
-        except _WeightsWanted as wanted:
-            return wanted.args
+    download = data_utils.get_file
+    data_utils.get_file = note
+    try:
+        application(weights="imagenet", **options)
+    except _WeightsWanted as wanted:
+        return wanted.args
+    finally:
+        data_utils.get_file = download
     raise ValueError(f"{application.__name__} asks for no published weights")
 
 
