@@ -33,6 +33,7 @@ from amstf.schema import Field, Schema
 from amstf.store import ImageStoreWriter
 from launch.datasets.adjacent import adjacent
 from launch.datasets.halves import left_out
+from launch.datasets.pictures import Pictures, render
 from launch.datasets.synthetic_config import SyntheticConfig
 
 SPLITS = ("train", "validation", "test")
@@ -84,6 +85,7 @@ def prepare(
     image_dtype: str = "float16",
     group_size: int | None = None,
     train_half: str = "",
+    pictures: Pictures | None = None,
 ) -> dict[str, int]:
     """Makes a synthetic data set.
 
@@ -91,11 +93,13 @@ def prepare(
         config: Its size and nature.
         directory: The data set directory to fill.
         num_shards: Files per split.
-        image_dtype: Stored type of the features, "float32" or "float16".
+        image_dtype: Stored type of the features, one of `image_store_writer.DTYPES`.
         group_size: Impressions of the longest group, if they are to be stored in groups: those of
             a user between two clicks, or of pages between two clicks, come together then.
         train_half: One of `halves.HALVES`, or "" for the whole training split. What the other half
             clicked stays among the behaviours.
+        pictures: Draw the items there instead of storing features of their images; the data set has
+            no image store then until one is extracted from the pictures.
 
     Returns:
         The number of samples by split.
@@ -107,6 +111,9 @@ def prepare(
         ("titles", config.text_width, title_features(config, log)),
     ):
         if not width:
+            continue
+        if name == "images" and pictures is not None:
+            render(pictures, log.style, log.category, seed=config.seed)
             continue
         attributes = {"made_by": "launch.prepare synthetic", "seed": config.seed}
         path = directory / f"{name}.h5"
@@ -138,6 +145,7 @@ def prepare(
         click_rate=round(float(log.click.mean()), 4),
         best_reachable=best_reachable(log),
         **({"train_half": train_half} if train_half else {}),
+        **({"pictures": str(pictures.shown_as)} if pictures is not None else {}),
     )
     return dict(zip(SPLITS, counts, strict=True))
 
