@@ -236,7 +236,7 @@ def test_a_killed_scoring_goes_on_with_no_row_lost_or_doubled(
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     journal = tmp_path / f".scores.{suffix}.journal"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         # In the second file, so that both kinds of places are gone on from.
         if journal.exists() and json.loads(journal.read_text())["position"]["rows"] > 2100:
