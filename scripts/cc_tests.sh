@@ -9,7 +9,7 @@ mkdir -p "$out"
 shopt -s nullglob
 tests=(amstf/cc/*/*_test.cc)
 logic=()
-for file in amstf/cc/{store,meeting,rounds}/*.cc; do
+for file in amstf/cc/{store,meeting,rounds,optimizer,table}/*.cc; do
   [[ $file == *_test.cc ]] || logic+=("$file")
 done
 
