@@ -19,8 +19,11 @@ if _TYPE_CHECKING:
     from amstf.config import AmsConfig as AmsConfig
     from amstf.data import Samples as Samples
     from amstf.data import SampleWriter as SampleWriter
+    from amstf.dynamic import Admission as Admission
+    from amstf.dynamic import TableLimit as TableLimit
     from amstf.errors import AmstfError as AmstfError
     from amstf.layers import AmsEmbedding as AmsEmbedding
+    from amstf.layers import DynamicEmbedding as DynamicEmbedding
     from amstf.schema import Field as Field
     from amstf.schema import Schema as Schema
     from amstf.shared_batches import SharedBatches as SharedBatches
@@ -29,10 +32,12 @@ if _TYPE_CHECKING:
     from amstf.strategy import AdvancedModelServerStrategy as AdvancedModelServerStrategy
 
 _MODULE_OF = {
+    "Admission": "amstf.dynamic",
     "AdvancedModelServerStrategy": "amstf.strategy",
     "AmsConfig": "amstf.config",
     "AmsEmbedding": "amstf.layers",
     "AmstfError": "amstf.errors",
+    "DynamicEmbedding": "amstf.layers",
     "Field": "amstf.schema",
     "ImageStore": "amstf.store",
     "ImageStoreWriter": "amstf.store",
@@ -40,6 +45,7 @@ _MODULE_OF = {
     "Samples": "amstf.data",
     "Schema": "amstf.schema",
     "SharedBatches": "amstf.shared_batches",
+    "TableLimit": "amstf.dynamic",
 }
 
 __all__ = sorted(_MODULE_OF)

@@ -7,12 +7,32 @@ import threading
 from typing import Any
 
 from tensorflow.python.eager import context, record
+from tensorflow.python.framework import ops
 from tensorflow.python.ops import resource_variable_ops
+from tensorflow.python.saved_model import registration
+from tensorflow.python.trackable import autotrackable
 from tf_keras.src.utils import data_utils
 
 # Made directly, a variable goes where `tf.device` says. `tf.Variable` asks the strategy, which puts
 # every variable on the CPU of a server of its own choice.
 PlacedVariable = resource_variable_ops.ResourceVariable
+
+# What tf.train.Checkpoint finds when it is an attribute of a layer. Not tf.Module: Keras would look
+# for weights in it.
+Trackable = autotrackable.AutoTrackable
+
+# How an object writes and reads its part of a checkpoint itself.
+register_checkpoint_saver = registration.register_checkpoint_saver
+
+
+def unique_id(variable: Any) -> str:
+    """What a variable is known by, also inside of a strategy's update of it."""
+    return variable._unique_id
+
+
+def outside_colocation() -> Any:
+    """Context in which ops are no longer put beside the variable that is being updated."""
+    return ops.colocate_with(None, ignore_existing=True)
 
 
 def is_tape_recording() -> bool:

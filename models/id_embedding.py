@@ -13,6 +13,7 @@ import tf_keras as keras
 
 from amstf.data import GROUP_INDEX
 from amstf.errors import SchemaError
+from amstf.layers.rows import take
 from amstf.schema import DENSE, NO_ID, SIDES, SPARSE, WEIGHTED_SPARSE, Field, Schema
 from models.id_regularization import IdRegularization
 from models.keras_names import PACKAGE
@@ -210,7 +211,7 @@ class IdEmbedding(keras.layers.Layer):
         for field, part in zip(fields, parts, strict=True):
             if field in dropped:
                 part = tf.where(tf.gather(occurrences, part) > 0, part, last)
-            taken[field.name] = _take(rows, part)
+            taken[field.name] = take(rows, part)
             if field.name in self._gated:
                 gate = self._rule.gate_of(tf.gather(occurrences, part))
                 taken[field.name] *= tf.cast(gate, rows.dtype)[:, None]
@@ -315,7 +316,7 @@ def groups_of(field: Field, inputs: Mapping[str, Any]) -> tf.Tensor | None:
 
 def per_sample(rows: tf.Tensor, groups: tf.Tensor | None) -> tf.Tensor:
     """Repeats rows of groups [G, ...] for their samples, [B, ...]; `groups` as of `groups_of`."""
-    return rows if groups is None else _take(rows, groups)
+    return rows if groups is None else take(rows, groups)
 
 
 def _flat_ids(field: Field, inputs: Mapping[str, Any]) -> FlatIds:
@@ -365,20 +366,6 @@ def _combine(field: Field, rows: tf.Tensor, ids: FlatIds) -> tf.Tensor:
         combined = tf.math.divide_no_nan(combined, total[:, None])
     combined = tf.ensure_shape(combined, [None, field.embedding_width])
     return per_sample(combined, ids.groups)
-
-
-@tf.custom_gradient
-def _take(rows: tf.Tensor, positions: tf.Tensor) -> Any:
-    """Gathers rows; its gradient is dense.
-
-    `tf.gather` would hand IndexedSlices of the few distinct rows to the table's own gather, which
-    then warns that it has to convert them.
-    """
-
-    def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
-        return tf.math.unsorted_segment_sum(upstream, positions, tf.shape(rows)[0]), None
-
-    return tf.gather(rows, positions), backward
 
 
 def _dense(field: Field, inputs: Mapping[str, Any]) -> tf.Tensor:

@@ -1,6 +1,20 @@
 """Custom ops: thin wrappers that validate and name; the kernels are in `amstf/cc`."""
 
 from amstf.ops._load import load_library
+from amstf.ops.dynamic_table import (
+    DYNAMIC_COUNTER_NAMES,
+    EVICTION_POLICIES,
+    MAX_PAGES,
+    DynamicRows,
+    dynamic_apply,
+    dynamic_clear,
+    dynamic_counters,
+    dynamic_evict,
+    dynamic_export,
+    dynamic_import,
+    dynamic_lookup,
+    dynamic_table,
+)
 from amstf.ops.image_errors import image_errors
 from amstf.ops.image_lookup import (
     COUNTER_NAMES,
@@ -42,13 +56,25 @@ from amstf.ops.task_location import task_location
 
 __all__ = [
     "COUNTER_NAMES",
+    "DYNAMIC_COUNTER_NAMES",
+    "EVICTION_POLICIES",
     "GRADIENT_MEAN_COUNTER_NAMES",
+    "MAX_PAGES",
     "MEETING_COUNTER_NAMES",
     "MISSING_POLICIES",
     "ROUND_COUNTER_NAMES",
+    "DynamicRows",
     "Round",
     "accumulate_gradients",
     "begin_round",
+    "dynamic_apply",
+    "dynamic_clear",
+    "dynamic_counters",
+    "dynamic_evict",
+    "dynamic_export",
+    "dynamic_import",
+    "dynamic_lookup",
+    "dynamic_table",
     "end_backward",
     "enter_round",
     "gradient_mean",

@@ -2,5 +2,7 @@
 
 from amstf.optimizers.adagrad import Adagrad
 from amstf.optimizers.adam import Adam
+from amstf.optimizers.ftrl import Ftrl
+from amstf.optimizers.sgd import SGD
 
-__all__ = ["Adagrad", "Adam"]
+__all__ = ["SGD", "Adagrad", "Adam", "Ftrl"]

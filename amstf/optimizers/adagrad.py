@@ -5,6 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 import tf_keras as keras
 
+from amstf.optimizers.rows import updates_rows
+
 
 @keras.saving.register_keras_serializable(package="amstf")
 class Adagrad(keras.optimizers.Adagrad):
@@ -32,7 +34,10 @@ class Adagrad(keras.optimizers.Adagrad):
         super().__init__(learning_rate, **{**kwargs, "jit_compile": False})
 
     def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
-        """Updates a variable and its accumulator."""
+        """Updates a variable and its accumulator, or rows of a dynamic table and theirs."""
+        settings = [self.learning_rate, self.epsilon, self.initial_accumulator_value]
+        if updates_rows(self, gradient, variable, "adagrad", settings):
+            return
         accumulator = self._accumulators[self._index_dict[self._var_key(variable)]]
         shared = {
             "var": variable.handle,

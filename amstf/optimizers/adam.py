@@ -9,6 +9,7 @@ import tf_keras as keras
 
 from amstf.errors import ConfigError
 from amstf.ops.sparse_adam import sparse_adam
+from amstf.optimizers.rows import updates_rows
 
 
 @keras.saving.register_keras_serializable(package="amstf")
@@ -43,7 +44,10 @@ class Adam(keras.optimizers.Adam):
         super().__init__(learning_rate, **{**kwargs, "jit_compile": False})
 
     def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
-        """Updates a variable and its moments."""
+        """Updates a variable and its moments, or rows of a dynamic table and theirs."""
+        settings = [self.learning_rate, self.beta_1, self.beta_2, self.epsilon]
+        if updates_rows(self, gradient, variable, "adam", settings):
+            return
         index = self._index_dict[self._var_key(variable)]
         first, second = self._momentums[index], self._velocities[index]
         step = self.iterations + 1

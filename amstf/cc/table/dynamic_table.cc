@@ -113,11 +113,11 @@ absl::Status DynamicTable::Import(const TablePageView& page, const RowRule& rule
     if (absl::Status status = SetRule(rule); !status.ok()) return status;
   }
   std::shared_lock<std::shared_mutex> lock(rule_mutex_);
-  if (rule_.name != rule.name) return OtherRule(rule_, rule);
+  if (!rule.name.empty() && rule_.name != rule.name) return OtherRule(rule_, rule);
   const Plan plan = Route(page.ids);
   for (int s = 0; s < kNumShards; ++s) {
     const int32_t count = plan.begins[s + 1] - plan.begins[s];
-    shards_[s]->Import(page, {plan.places.data() + plan.begins[s], size_t(count)});
+    shards_[s]->Import(page, rule.num_slots, {plan.places.data() + plan.begins[s], size_t(count)});
   }
   return absl::OkStatus();
 }

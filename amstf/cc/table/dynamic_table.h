@@ -66,7 +66,8 @@ class DynamicTable {
   // The rows of a range of shards.
   TablePage Export(int begin, int end) const;
 
-  // Takes rows, in place of those of the same ids. FailedPrecondition if the table has another
+  // Takes rows, in place of those of the same ids; `rule` may be the empty one, of rows without
+  // slots. FailedPrecondition if the table has another
   // rule, InvalidArgument if the page has not the values of the rule.
   absl::Status Import(const TablePageView& page, const RowRule& rule);
 

@@ -271,6 +271,11 @@ void APageMovesRows() {
   Expect(other.Evict(Eviction::kLeastFrequent, 1).value() == 1000 &&
              IdsOf(other) == std::set<int64_t>({3}),
          "sights came too");
+  const TablePage bare{{4}, {5, 6}, {1, 1, 1}};
+  Expect(other.Import({bare.ids, bare.values, bare.seen}, RowRule()).ok() &&
+             Apply(other, AdagradStep{1, 0, 1}, {4}, {0, 0}).ok() &&
+             Lookup(other, {4}, false) == Values({5, 6}),
+         "a row without slots gets some");
   const TablePage bad{{1}, {1, 2, 3}, {1, 1, 1}};
   ExpectError(other.Import({bad.ids, bad.values, bad.seen}, other.rule()),
               absl::StatusCode::kInvalidArgument, "a page of 1 ids has 3 values; wanted 4");

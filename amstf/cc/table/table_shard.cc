@@ -130,8 +130,9 @@ void TableShard::Export(TablePage* page) const {
   }
 }
 
-void TableShard::Import(const TablePageView& page, Places places) {
+void TableShard::Import(const TablePageView& page, int num_slots, Places places) {
   std::lock_guard<std::mutex> lock(mutex_);
+  const int64_t values = options_.width * (1 + num_slots);
   for (int32_t place : places) {
     const int64_t id = page.ids[place];
     const int64_t* seen = page.seen.data() + place * TablePage::kSeen;
@@ -146,7 +147,8 @@ void TableShard::Import(const TablePageView& page, Places places) {
     header.last_step = Saturated(seen[0]);
     header.last_time = Saturated(seen[1]);
     header.sights = std::max(1u, Saturated(seen[2]));
-    std::copy_n(page.values.data() + place * num_values(), num_values(), arena_.Values(row));
+    std::copy_n(page.values.data() + place * values, values, arena_.Values(row));
+    SetSlots(arena_.Values(row), num_slots);
   }
 }
 

@@ -82,8 +82,9 @@ class TableShard {
 
   // Adds all rows to a page.
   void Export(TablePage* page) const;
-  // Takes rows in place of those of the same ids.
-  void Import(const TablePageView& page, Places places);
+  // Takes rows in place of those of the same ids. They have the slots of the rule, or none: then
+  // they get those that a row begins with.
+  void Import(const TablePageView& page, int num_slots, Places places);
 
   // Removes the rows for which `dies` holds; returns how many. Weights are the first D values.
   using Test = std::function<bool(const RowHeader&, const float* weights)>;

@@ -58,6 +58,13 @@ def a_store():
     return LIBRARY.ams_image_store(**STORE)
 
 
+TABLE = {"width": 4, "initializer": "constant", "initializer_values": [0.0]}
+
+
+def a_table():
+    return LIBRARY.ams_dynamic_table(**TABLE)
+
+
 HANDLE = (tf.resource, [])
 REQUEST = (tf.variant, [])
 SYNC_ROUND = ((tf.int32, []), (tf.int64, []), (tf.int32, []), (tf.bool, []))
@@ -80,6 +87,43 @@ KNOWN = {
         ((a_store,), {}, [[5]]),
         (((tf.resource, None),), {}, [[5]]),
     ],
+    "AmsDynamicTable": [((), TABLE, [[]])],
+    "AmsDynamicLookup": [
+        ((a_table, (tf.int64, [7]), (tf.int32, [None]), (tf.bool, [])), {}, [[7, 4]]),
+        ((a_table, (tf.int64, None), (tf.int32, None), (tf.bool, None)), {}, [[None, 4]]),
+        ((HANDLE, (tf.int64, [7]), (tf.int32, [7]), (tf.bool, [])), {}, [[7, None]]),
+    ],
+    "AmsDynamicApply": [
+        (
+            (a_table, (tf.int64, [7]), (tf.float32, [7, 4]), (tf.float32, [1]), (tf.int64, [])),
+            {"rule": "sgd"},
+            [],
+        ),
+    ],
+    "AmsDynamicCounters": [((HANDLE,), {}, [[len(ops.DYNAMIC_COUNTER_NAMES)]])],
+    "AmsDynamicEvict": [((HANDLE, (tf.float64, [])), {"policy": "small_norm"}, [[]])],
+    "AmsDynamicExport": [
+        (
+            (HANDLE, (tf.int64, []), (tf.int64, [])),
+            {},
+            [[None], [None, None], [None, 3], [], []],
+        ),
+    ],
+    "AmsDynamicImport": [
+        (
+            (
+                HANDLE,
+                (tf.int64, [None]),
+                (tf.float32, [None, 8]),
+                (tf.int64, [None, 3]),
+                (tf.string, []),
+                (tf.float32, []),
+            ),
+            {},
+            [],
+        ),
+    ],
+    "AmsDynamicClear": [((HANDLE, (tf.int64, [])), {}, [])],
     "AmsMeeting": [((), {}, [[]])],
     "AmsJoin": [
         ((HANDLE, (tf.int64, [None]), *SYNC_ROUND), {}, [[], [None], []]),
@@ -142,6 +186,14 @@ OF_UNKNOWN_RANK = {
 }  # fmt: skip
 # op -> [inputs] that it must refuse when the graph is made
 REFUSED = {
+    "AmsDynamicLookup": [
+        (a_table, (tf.int64, [7, 1]), (tf.int32, [7]), (tf.bool, [])),
+        (a_table, (tf.int64, [7]), (tf.int32, [7]), (tf.bool, [1])),
+    ],
+    "AmsDynamicApply": [
+        (a_table, (tf.int64, [7]), (tf.float32, [7]), (tf.float32, [1]), (tf.int64, [])),
+        (a_table, (tf.int64, [7]), (tf.float32, [7, 4]), SCALAR, (tf.int64, [])),
+    ],
     "AmsImageLookup": [
         (a_store, (tf.int64, [])),
         (a_store, (tf.int64, [None, 3])),
