@@ -35,6 +35,11 @@ def outside_colocation() -> Any:
     return ops.colocate_with(None, ignore_existing=True)
 
 
+def num_parameter_servers(strategy: Any) -> int:
+    """How many servers a ParameterServerStrategy has; its `cluster_resolver` is None."""
+    return strategy.extended._num_ps
+
+
 def is_tape_recording() -> bool:
     """Whether a gradient may be asked of what is computed now."""
     return record.could_possibly_record()

@@ -237,7 +237,7 @@ def _devices(servers: Sequence[int] | None) -> tuple[str, ...]:
     strategy = tf.distribute.get_strategy()
     if not isinstance(strategy, tf.distribute.ParameterServerStrategy):
         return (_LOCAL,)
-    num_servers = strategy.cluster_resolver.cluster_spec().num_tasks("ps")
+    num_servers = compat.num_parameter_servers(strategy)
     if isinstance(strategy, AdvancedModelServerStrategy) and servers is not None:
         servers = strategy.ams.group(servers).indices
     indices = tuple(range(num_servers) if servers is None else servers)

@@ -325,5 +325,4 @@ def test_on_a_cluster_as_in_one_process(tmp_path):
     tf.train.Checkpoint(model=copy).restore(str(tmp_path / "cluster")).expect_partial()
     ids = np.arange(50) * 10**12
     assert copy_layer.table.counters()["rows"] == layer.table.counters()["rows"]
-    fit(model, 1)
     np.testing.assert_allclose(rows_of(copy_layer, ids), rows_of(layer, ids), atol=1e-6)
