@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "amstf.store": COMMON,
     "amstf.metrics": COMMON,
     "amstf.data": COMMON | {"amstf.ops", "amstf.store"},
-    "amstf.layers": COMMON | {"amstf.ops", "amstf.store", "amstf.strategy"},
+    "amstf.dynamic": COMMON | {"amstf.ops", "amstf.store", "amstf.strategy"},
+    "amstf.layers": COMMON | {"amstf.ops", "amstf.store", "amstf.strategy", "amstf.dynamic"},
     "amstf.strategy": COMMON | {"amstf.ops", "amstf.store"},
     "amstf": {"amstf"},  # the facade, the export: the top of the library
     "models": {"amstf"},

@@ -33,7 +33,7 @@ def bucket_of(ids: Any) -> Any:
 
     Example:
         >>> bucket_of(tf.constant([0, 1024, -1], tf.int64)).numpy().tolist()
-        [0, 484, 389]
+        [0, 741, 134]
     """
     ids = tf.cast(ids, tf.int64)
     hashed = ids * tf.constant(_MULTIPLIER, tf.int64)
