@@ -75,7 +75,7 @@ class DynamicTable(compat.Trackable):
         self._devices = _devices(servers)
         # Another program's table is another one, also if it has the same servers.
         self._name = f"amstf_dynamic_{uuid.uuid4().hex[:16]}"
-        if self._devices == (_LOCAL,):
+        if self.is_local:
             # A process may make many; servers end with their program.
             end = weakref.finalize(self, _destroy, self._name, options.attributes())
             end.atexit = False
@@ -84,6 +84,11 @@ class DynamicTable(compat.Trackable):
     def num_servers(self) -> int:
         """Servers that hold rows; 1 without a cluster."""
         return len(self._devices)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the rows are in this process."""
+        return self._devices == (_LOCAL,)
 
     @contextlib.contextmanager
     def on_server(self, server: int) -> Iterator[tf.Tensor]:

@@ -132,16 +132,25 @@ class DynamicEmbedding(keras.layers.Layer):
     def _rows(self, flat: tf.Tensor, training: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Rows [n, D] of ids [n], and which of them are ids."""
         flat = _as_numbers(flat)
-        # "No id" goes first, so that it is entry 0 of the distinct ids whatever the batch.
-        padded = tf.concat([tf.constant([_NO_ID], tf.int64), flat], 0)
-        distinct, positions, sights = tf.unique_with_counts(padded)
+        kept = tf.not_equal(flat, tf.constant(_NO_ID, tf.int64))
         training = False if training is None else training
-        looked_up = self.table.lookup(distinct[1:], tf.cast(training, tf.bool), sights[1:])
-        rows = attach(self.anchor.read_value(), distinct[1:], looked_up)
+        if self.table.is_local and training is False:
+            # To find out which are distinct costs more than to look them up.
+            rows = self._attached(flat, training)
+        else:
+            # On servers each id crosses. In training an id is admitted with all its sights of the
+            # batch together, and a gradient has each row once, so that its norm is the true one.
+            distinct, positions, sights = tf.unique_with_counts(flat)
+            rows = take(self._attached(distinct, training, sights), positions)
+        return tf.cast(rows, self.compute_dtype), kept
+
+    def _attached(
+        self, ids: tf.Tensor, training: Any, sights: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        rows = self.table.lookup(ids, tf.cast(training, tf.bool), sights)
+        rows = attach(self.anchor.read_value(), ids, rows)
         self._regularize(rows, training)
-        rows = tf.concat([tf.zeros([1, self.width]), rows], 0)
-        taken = tf.cast(take(rows, positions[1:]), self.compute_dtype)
-        return taken, tf.not_equal(flat, _NO_ID)
+        return rows
 
     def _regularize(self, rows: tf.Tensor, training: Any) -> None:
         if self.embeddings_regularizer is None or training is False:

@@ -113,7 +113,7 @@ def dynamic_lookup(
 
     Args:
         table: Handle from `dynamic_table`.
-        ids: Any 64-bit numbers, int64 [n], also several times.
+        ids: Any 64-bit numbers, int64 [n], also several times. -1 is no id: zeros, and never seen.
         training: Whether ids are seen, bool scalar: a training lookup is a step of the clock.
         sights: How often each id occurs in the batch, int32 [n]; by default once each.
 

@@ -90,7 +90,7 @@ REGISTER_OP("AmsDynamicLookup")
 Looks up the rows of ids, and in training sees the ids and admits them.
 
 handle: the table.
-ids: [n], any 64-bit numbers, also several times.
+ids: [n], any 64-bit numbers, also several times; -1 is no id: zeros, and never seen.
 sights: [n], how often each id occurs in the batch, at least 1; or [0] for once each.
 training: whether ids are seen: one step of the table's clock.
 rows: [n, D]; of an id without a row as the table's `without_row` says.

@@ -84,6 +84,18 @@ void EmptyBatchesAreBatches() {
   Expect(table.Evict(Eviction::kLeastRecent, 0).value() == 0, "no rows");
 }
 
+void NoIdHasNoRow() {
+  DynamicTableOptions options = Options();
+  options.initial_without_row = true;
+  DynamicTable table(options);
+  Expect(Lookup(table, {-1, 5, -1}) == Values({0, 0, 1, 1, 0, 0}), "zeros");
+  Expect(Apply(table, SgdStep{1}, {-1, 5}, {1, 1, 1, 1}).ok(), "its gradient is none");
+  Expect(table.Import({{-1}, {1, 1}, {1, 1, 1}}, table.rule()).ok(), "nor is it imported");
+  Expect(IdsOf(table) == std::set<int64_t>({5}), "no row");
+  const Counters counters = table.Counters();
+  Expect(counters[kAsked] == 1 && counters[kDropped] == 0, "nor is it counted");
+}
+
 void InitialValuesAreOfSeedAndIdAlone() {
   for (Initializer kind : {Initializer::kUniform, Initializer::kNormal}) {
     DynamicTableOptions options = Options(512);
@@ -344,6 +356,7 @@ void ManyThreadsLoseNothing() {
 int main() {
   amstf::ARowIsBornWhenItIsSeenInTraining();
   amstf::EmptyBatchesAreBatches();
+  amstf::NoIdHasNoRow();
   amstf::InitialValuesAreOfSeedAndIdAlone();
   amstf::GradientsOfOneRowAreSummedBeforeTheStep();
   amstf::RowsGetTheSlotsOfTheFirstRule();

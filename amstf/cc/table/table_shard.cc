@@ -39,12 +39,18 @@ TableShard::TableShard(const DynamicTableOptions& options, int64_t filter_bytes,
 
 void TableShard::Lookup(const RowLookup& lookup, Places places) {
   const int64_t width = options_.width;
-  int64_t found = 0;
+  int64_t found = 0, asked = 0;
   std::lock_guard<std::mutex> lock(mutex_);
   for (size_t i = 0; i < places.size(); ++i) {
     if (i + kAhead < places.size()) index_.prefetch(lookup.ids[places[i + kAhead]]);
     const int32_t place = places[i];
     const int64_t id = lookup.ids[place];
+    float* out = lookup.rows + place * width;
+    if (id == kNoId) {
+      std::fill_n(out, width, 0.0f);
+      continue;
+    }
+    ++asked;
     uint32_t row = Find(id);
     found += row != RowArena::kNone;
     if (lookup.training) {
@@ -58,7 +64,6 @@ void TableShard::Lookup(const RowLookup& lookup, Places places) {
         header.sights = Saturated(header.sights + sights);
       }
     }
-    float* out = lookup.rows + place * width;
     if (row != RowArena::kNone) {
       std::copy_n(arena_.Values(row), width, out);
     } else if (options_.initial_without_row) {
@@ -67,20 +72,22 @@ void TableShard::Lookup(const RowLookup& lookup, Places places) {
       std::fill_n(out, width, 0.0f);
     }
   }
-  totals_.asked += places.size();
+  totals_.asked += asked;
   totals_.found += found;
 }
 
 void TableShard::Apply(const RowStep& step, absl::Span<const int64_t> ids, const float* gradients,
                        Places places) {
   const int64_t width = options_.width;
-  int64_t updated = 0;
+  int64_t updated = 0, without_id = 0;
   std::lock_guard<std::mutex> lock(mutex_);
   found_.clear();
   if (rule_.name == RuleOf(step).name) {
     for (size_t i = 0; i < places.size(); ++i) {
       if (i + kAhead < places.size()) index_.prefetch(ids[places[i + kAhead]]);
-      const uint32_t row = Find(ids[places[i]]);
+      const int64_t id = ids[places[i]];
+      const uint32_t row = Find(id);
+      without_id += id == kNoId;
       if (row != RowArena::kNone) {
         found_.push_back(static_cast<uint64_t>(row) << 32 | static_cast<uint32_t>(places[i]));
       }
@@ -105,7 +112,7 @@ void TableShard::Apply(const RowStep& step, absl::Span<const int64_t> ids, const
     ++updated;
   }
   totals_.updated += updated;
-  totals_.dropped += places.size() - found_.size();
+  totals_.dropped += places.size() - found_.size() - without_id;
 }
 
 void TableShard::SetRule(const RowRule& rule) {
@@ -138,7 +145,7 @@ void TableShard::Import(const TablePageView& page, int num_slots, Places places)
     const int64_t* seen = page.seen.data() + place * TablePage::kSeen;
     // Of no step, so that a table at its limit may put any row in the place of another.
     uint32_t row = Find(id);
-    if (row == RowArena::kNone) row = Insert(id, Moment{UINT32_MAX, 0});
+    if (row == RowArena::kNone && id != kNoId) row = Insert(id, Moment{UINT32_MAX, 0});
     if (row == RowArena::kNone) {
       ++totals_.refused;
       continue;

@@ -18,6 +18,9 @@
 
 namespace amstf {
 
+// Stands for "no id": it has no row, is never admitted, and is embedded as zeros.
+constexpr int64_t kNoId = -1;
+
 // What all shards of a table share: how much of its limits is used, and what has happened.
 struct TableTotals {
   std::atomic<int64_t> rows{0};
