@@ -14,7 +14,7 @@ from typing import Any
 
 from amstf.errors import ConfigError
 from launch import programs
-from launch.experiments.plan import AUC, GAUC, IDS, IMAGES, NEW_AUC, USER_AUC, Metric
+from launch.experiments.plan import AUC, GAUC, IDS, IMAGES, JOINT, NEW_AUC, USER_AUC, Metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Data:
         prepare: Kind and flags of `launch.prepare`; "{shared}" stands for the directory of data
             that the project may not ship, "{seed}" for the seed of a run.
         metrics: What tables show.
-        settings: Attributes of `RunConfig` by family.
+        settings: Attributes of `RunConfig` by family; of `JOINT` those of `IMAGES` count too.
         new_item_impressions: An item counts as new if training showed it at most so often.
         segment_steps: Steps between validations.
         has_halves: Whether the training split can be cut in two halves in time.
@@ -49,6 +49,12 @@ class Data:
     def is_per_seed(self) -> bool:
         """Whether each seed has data of its own."""
         return any("{seed}" in flag for flag in self.prepare)
+
+    def settings_of(self, family: str) -> Mapping[str, Any]:
+        """Returns the settings of a family of models."""
+        if family == JOINT:
+            return {**self.settings[IMAGES], **self.settings.get(JOINT, {})}
+        return self.settings[family]
 
     def directory(self, runs: pathlib.Path, name: str, seed: int, part: str) -> pathlib.Path:
         """Returns where the data set of a run lies: another place for other flags."""
