@@ -184,16 +184,10 @@ def _tasks(plan: Plan) -> Iterator[_Task]:
             dataset = str(data.directory(plan.runs, plan.data, seed, variant.part))
             if variant.members:
                 members = {name: done[name, seed].job for name in variant.members}
-                config = _together(
-                    members, variant, data.settings_of(variant.family), dataset, seed
-                )
+                config = _together(members, variant, settings, dataset, seed)
             else:
                 config = RunConfig(
-                    **{
-                        "labels": FIRST_LABEL,
-                        **data.settings_of(variant.family),
-                        **variant.changes,
-                    },
+                    **{"labels": FIRST_LABEL, **settings, **variant.changes},
                     dataset=dataset,
                     warm_start=str(after[0].job.run) if after else "",
                     seed=seed,
