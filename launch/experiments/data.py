@@ -82,6 +82,22 @@ _TIKTOK_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     for family in _BOTH
 }
 
+_SYNTHETIC: Mapping[str, Any] = {
+    **_COMMON,
+    "learning_rate": 0.003,
+    "learning_rate_decay": 0.5,
+    "decay_steps": 750,
+    "epochs": 6,
+    "id_dropout_fields": ("item", "ad_image_id", "behaviour_image_ids"),
+}
+_MOVIELENS: Mapping[str, Any] = {
+    **_COMMON,
+    "learning_rate": 0.003,
+    "dropout": 0.3,
+    "epochs": 12,
+    "id_dropout_fields": ("movie", "ad_image_id", "behaviour_image_ids"),
+}
+
 DATA: Mapping[str, Data] = {
     "synthetic": Data(
         title="synthetic clicks in which images carry taste; the best reachable AUC is known",
@@ -95,19 +111,15 @@ DATA: Mapping[str, Data] = {
             "--interests=2",
             "--hidden_quality=0.2",
             "--combiner=mean",
+            "--new_validation_items=0.05",
         ),
         metrics=(AUC, GAUC, NEW_AUC),
         settings={
-            family: {
-                **_COMMON,
-                "learning_rate": 0.003,
-                "epochs": 4,
-                "patience": 4,
-                "tower": (64, 12),
-            }
-            for family in _BOTH
+            IDS: _SYNTHETIC,
+            IMAGES: {**_SYNTHETIC, "tower": (64, 12)},
+            JOINT: {"image_products": True},
         },
-        segment_steps=94,
+        segment_steps=188,
         has_halves=True,
     ),
     "movielens": Data(
@@ -118,14 +130,16 @@ DATA: Mapping[str, Data] = {
             "--features={shared}/movielens/features_efficientnet_lite0_tfnorm.h5",
             "--only_with_image",
             "--combiner=mean",
+            "--standardise",
+            "--pca=64",
         ),
         metrics=(AUC, GAUC, NEW_AUC),
         settings={
-            family: {**_COMMON, "learning_rate": 0.003, "dropout": 0.3, "tower_dropout": 0.3}
-            for family in _BOTH
+            IDS: _MOVIELENS,
+            IMAGES: {**_MOVIELENS, "tower": (32, 8), "tower_dropout": 0.3},
         },
         new_item_impressions=5,
-        segment_steps=20,
+        segment_steps=36,
         has_halves=True,
     ),
     "tiktok-new": Data(
