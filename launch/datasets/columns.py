@@ -1,9 +1,9 @@
 """Columns of logs: values to ids by a vocabulary or by hashing, and numbers to floats or buckets.
 
-What a log writes is text, numbers, or nothing; what a model takes are ids and floats. All here work
-on a batch of rows at a time (anything that `pyarrow.array` takes), so that a log of any size streams
-through. What has to be known before, how often a value occurs or how numbers are spread, is counted
-in a first pass, over the training split alone.
+What a log writes is text, numbers, or nothing; what a model takes are ids and floats. All here
+work on a batch of rows at a time (anything that `pyarrow.array` takes), so that a log of any size
+streams through. What has to be known before, how often a value occurs or how numbers are spread,
+is counted in a first pass, over the training split alone.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ class Vocabulary:
     @property
     def unknown(self) -> int:
         """Id of a value that has none of its own."""
-        return len(self.values)
+        return self.size
 
     @property
     def size(self) -> int:
@@ -268,7 +268,7 @@ class Vocabulary:
     def ids(self, values: Any) -> np.ndarray:
         """Returns the ids of values, int64 [n]."""
         found = pc.index_in(texts(values), value_set=self._set)  # type: ignore[attr-defined]
-        return found.cast(pa.int64()).fill_null(self.size).to_numpy(zero_copy_only=False)
+        return found.cast(pa.int64()).fill_null(self.unknown).to_numpy(zero_copy_only=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a JSON list of the values, in the order of their ids."""
