@@ -177,7 +177,11 @@ class Din(EmbeddingMlp):
 
     @classmethod
     def make_mlp(
-        cls, hidden: Sequence[int], activation: str | None, dropout: float
+        cls,
+        hidden: Sequence[int],
+        activation: str | None,
+        dropout: float,
+        id_embedding: keras.layers.Layer,
     ) -> keras.layers.Layer:
         """Makes the MLP, with Dice by default."""
         return Mlp(hidden, activation or "dice", dropout, name="mlp")

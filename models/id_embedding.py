@@ -285,6 +285,15 @@ def of_width(schema: Schema, width: int) -> Schema:
     return dataclasses.replace(schema, fields=tuple(fields))
 
 
+def widths_of(schema: Schema, sides: Sequence[str] = SIDES) -> dict[int, list[str]]:
+    """Returns the embedding widths of a schema's sparse fields -> the names that have it."""
+    widths: dict[int, list[str]] = {}
+    for field in schema.of_kind(SPARSE, WEIGHTED_SPARSE):
+        if field.side in sides:
+            widths.setdefault(field.embedding_width, []).append(field.name)
+    return widths
+
+
 def value_of(field_name: str, inputs: Mapping[str, Any]) -> Any:
     """Returns a batch's tensor of that name; raises SchemaError if the batch lacks it."""
     try:

@@ -152,7 +152,11 @@ class LogisticRegression(EmbeddingMlp):
 
     @classmethod
     def make_mlp(
-        cls, hidden: Sequence[int], activation: str | None, dropout: float
+        cls,
+        hidden: Sequence[int],
+        activation: str | None,
+        dropout: float,
+        id_embedding: keras.layers.Layer,
     ) -> keras.layers.Layer:
         """Makes the identity."""
         return Mlp((), name="mlp")
