@@ -71,7 +71,7 @@ class CrossMixture(keras.layers.Layer):
             gate = tf.nn.softmax(tf.matmul(crossed, weights["gate"]))
             # Gated before U: the gates add up to 1, so b stands once, and [B, K, width] nowhere.
             mixed = tf.einsum("bks,ksw->bw", narrow * gate[:, :, None], weights["u"])
-            crossed += inputs * (mixed + weights["bias"])
+            crossed = crossed + inputs * (mixed + weights["bias"])
         return crossed
 
     def get_config(self) -> dict[str, Any]:

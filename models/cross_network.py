@@ -50,7 +50,7 @@ class CrossNetwork(keras.layers.Layer):
         """Maps [B, width] to [B, width]."""
         crossed = inputs
         for kernel, bias in zip(self.kernels, self.biases, strict=True):
-            crossed += inputs * tf.matmul(crossed, kernel) + bias
+            crossed = crossed + inputs * tf.matmul(crossed, kernel) + bias
         return crossed
 
     def get_config(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class CrossNetworkV2(keras.layers.Layer):
         crossed = inputs
         for index, wide in enumerate(self._wide):
             seen = self._narrow[index](crossed) if self.rank else crossed
-            crossed += inputs * wide(seen)
+            crossed = crossed + inputs * wide(seen)
         return crossed
 
     def get_config(self) -> dict[str, Any]:

@@ -92,10 +92,15 @@ class FieldEmbedding(IdEmbedding):
                 f"the schema has {self.layout.num_fields} fields for a model that multiplies "
                 "fields with each other; give it two or more, or use EmbeddingMlp"
             )
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the vectors of numbers; the tables make themselves."""
+        num_dense = self.layout.num_fields - len(self._sparse)
         if num_dense:
             self.vectors_of_dense = self.add_weight(
-                "vectors_of_dense", [num_dense, width], initializer="uniform"
+                "vectors_of_dense", [num_dense, self.layout.width], initializer="uniform"
             )
+        super().build(input_shape)
 
     def join(self, embedded: Mapping[str, tf.Tensor], side: str | None = None) -> tf.Tensor:
         """Returns [B, L + N D + numbers], see `FieldLayout`; of one side as `IdEmbedding` does."""
