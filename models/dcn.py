@@ -8,9 +8,11 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
+from amstf.schema import Schema
 from models.cross_mixture import CrossMixture
 from models.cross_network import CrossNetwork, CrossNetworkV2
 from models.embedding_mlp import EmbeddingMlp
+from models.id_embedding import IdEmbedding
 from models.keras_names import PACKAGE
 
 
@@ -70,6 +72,15 @@ class Dcn(EmbeddingMlp):
         >>> Dcn(schema, interaction={"layers": 2})({"user": tf.constant([3, 8])}).shape
         TensorShape([2, 1])
     """
+
+    @classmethod
+    def make_id_embedding(
+        cls, schema: Schema, labels: Sequence[str], embeddings_regularizer: Any
+    ) -> keras.layers.Layer:
+        """Makes the `IdEmbedding`, fused."""
+        return IdEmbedding(
+            schema, embeddings_regularizer=embeddings_regularizer, fused=True, name="id_embedding"
+        )
 
     @classmethod
     def make_mlp(

@@ -46,6 +46,7 @@ class FieldEmbedding(IdEmbedding):
         dense_vectors: Whether numbers are fields with vectors, or only come as they are.
         embeddings_initializer: As in `IdEmbedding`.
         embeddings_regularizer: As in `IdEmbedding`, of the wider rows.
+        fused: As in `IdEmbedding`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
@@ -71,6 +72,7 @@ class FieldEmbedding(IdEmbedding):
         dense_vectors: bool = True,
         embeddings_initializer: Any = "uniform",
         embeddings_regularizer: Any = None,
+        fused: bool = True,
         **kwargs: Any,
     ) -> None:
         width = _width_of(schema, sides)
@@ -79,6 +81,7 @@ class FieldEmbedding(IdEmbedding):
             sides,
             embeddings_initializer,
             embeddings_regularizer,
+            fused,
             **kwargs,
         )
         self.given_schema = schema

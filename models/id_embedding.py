@@ -17,6 +17,8 @@ from amstf.schema import DENSE, NO_ID, SIDES, SPARSE, WEIGHTED_SPARSE, Field, Sc
 from models.id_regularization import IdRegularization
 from models.keras_names import PACKAGE
 
+_FUSED = "fields of width "
+
 
 class FlatIds(NamedTuple):
     """The N values of a field that are not padding, whatever form the field came in."""
@@ -49,6 +51,9 @@ class IdEmbedding(keras.layers.Layer):
             touches, each once (the mini-batch aware regularisation of DIN, arXiv 1706.06978, 4.2,
             without its n_j). Keras' own would touch, and densify, the whole table. An
             `IdRegularization` goes by how often an id occurs in training; see `count`.
+        fused: Whether fields of one id of a vocabulary have one table of rows together, each width
+            its own: with many fields one lookup, and one update by the optimizer, instead of many.
+            Their rows are as before. Not those whose occurrences an `IdRegularization` needs.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
@@ -73,10 +78,12 @@ class IdEmbedding(keras.layers.Layer):
         sides: Sequence[str] = SIDES,
         embeddings_initializer: Any = "uniform",
         embeddings_regularizer: Any = None,
+        fused: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.schema = schema
+        self.fused = fused
         self.sides = tuple(sides)
         self.fields: tuple[Field, ...] = tuple(
             field
@@ -96,38 +103,63 @@ class IdEmbedding(keras.layers.Layer):
         self._gated = self._rule.gated(self.fields)
         self._dropped = self._rule.dropped(self.fields)
         self._hashing: dict[str, keras.layers.Hashing] = {}
+        # Of fields that all have one id of a vocabulary, which are embedded together.
+        self._plain_tables: set[str] = set()
+        # Table of the schema -> where its rows are: key of `tables`, and number of the first row.
+        self._places: dict[str, tuple[str, int]] = {}
         for field in self.fields:
-            if field.kind != DENSE and field.table_name not in self.tables:
-                self._add_table(field)
-        # Tables of fields that all have one id of a vocabulary, which are embedded together.
-        self._plain_tables = self.tables.keys() - self.occurrences.keys() - self._hashing.keys()
-        self._plain_tables -= {field.table_name for field in self.fields if field.is_list}
-        if type(self).combine is not IdEmbedding.combine:
-            self._plain_tables = set()  # A subclass may combine fields of one id with others.
+            if field.kind != DENSE and field.table_name not in self._places:
+                self._place(field)
+        for key, (num_rows, width) in self._fused_shapes().items():
+            self.tables[key] = self._make_table(num_rows, width, key)
 
-    def _add_table(self, field: Field) -> None:
-        unknown_row = 0 if field.hash_size else 1
-        initializer = self.embeddings_initializer
-        self.tables[field.table_name] = keras.layers.Embedding(
-            field.num_ids + unknown_row,
-            field.embedding_width,
-            # An initializer without a seed must not be shared: it repeats its numbers.
-            embeddings_initializer=initializer.__class__.from_config(initializer.get_config()),
-            name="table_" + re.sub(r"[^A-Za-z0-9_.-]", "_", field.table_name),
-        )
-        shared = {f.name for f in self.fields if f.num_ids and f.table_name == field.table_name}
-        if self._rule.l2 or shared & (self._gated | self._dropped):
+    def _place(self, field: Field) -> None:
+        table = field.table_name
+        same = [f for f in self.fields if f.num_ids and f.table_name == table]
+        # An unknown id is a hashed one like any other.
+        num_rows = field.num_ids + (0 if field.hash_size else 1)
+        if self._rule.l2 or {f.name for f in same} & (self._gated | self._dropped):
             # A table like the others, so that on a cluster it is split and asked as they are.
-            self.occurrences[field.table_name] = keras.layers.Embedding(
-                field.num_ids + unknown_row,
+            self.occurrences[table] = keras.layers.Embedding(
+                num_rows,
                 1,
                 embeddings_initializer="zeros",
                 trainable=False,
                 dtype=tf.float32,
-                name=self.tables[field.table_name].name + "_occurrences",
+                name=_table_name(table) + "_occurrences",
             )
         if field.hash_size:
-            self._hashing[field.table_name] = keras.layers.Hashing(field.hash_size)
+            self._hashing[table] = keras.layers.Hashing(field.hash_size)
+        # A subclass may combine fields of one id with others.
+        is_plain = type(self).combine is IdEmbedding.combine and not field.hash_size
+        is_plain = is_plain and table not in self.occurrences and not any(f.is_list for f in same)
+        if is_plain:
+            self._plain_tables.add(table)
+        if is_plain and self.fused:
+            key = f"{_FUSED}{field.embedding_width}"
+            self._places[table] = key, self._fused_shapes().get(key, (0, 0))[0]
+            return
+        self._places[table] = table, 0
+        self.tables[table] = self._make_table(num_rows, field.embedding_width, table)
+
+    def _fused_shapes(self) -> dict[str, tuple[int, int]]:
+        """Returns the fused tables' keys -> rows and width."""
+        shapes: dict[str, tuple[int, int]] = {}
+        for field in {f.table_name: f for f in self.fields if f.num_ids}.values():
+            key, first = self._places.get(field.table_name, ("", 0))
+            if key.startswith(_FUSED):
+                shapes[key] = first + field.num_ids + 1, field.embedding_width
+        return shapes
+
+    def _make_table(self, num_rows: int, width: int, name: str) -> keras.layers.Embedding:
+        initializer = self.embeddings_initializer
+        return keras.layers.Embedding(
+            num_rows,
+            width,
+            # An initializer without a seed must not be shared: it repeats its numbers.
+            embeddings_initializer=initializer.__class__.from_config(initializer.get_config()),
+            name=_table_name(name),
+        )
 
     @property
     def width(self) -> int:
@@ -156,8 +188,8 @@ class IdEmbedding(keras.layers.Layer):
             [B, width], or with `per_field` a dict of field name -> [B, width of the field].
         """
         wanted = [f for f in self.fields if sides is None or f.side in sides]
-        single = [f for f in wanted if f.kind != DENSE and self._is_plain(f, inputs)]
-        others = [f for f in wanted if f.kind != DENSE and f not in single]
+        single = [f for f in wanted if f.num_ids and f.table_name in self._plain_tables]
+        others = [f for f in wanted if f.num_ids and f.table_name not in self._plain_tables]
         flat = {f.name: _flat_ids(f, inputs) for f in others}
         rows: dict[str, tf.Tensor] = {}
         for table in self.tables:
@@ -165,8 +197,7 @@ class IdEmbedding(keras.layers.Layer):
             if fields:
                 rows.update(self._rows_of_table(table, fields, flat, bool(training)))
         embedded = self.combine(rows, flat)
-        if single:
-            embedded.update(self._embed_single(single, inputs, bool(training)))
+        embedded.update(self._embed_single(single, inputs, bool(training)))
         for field in wanted:
             if field.kind == DENSE:
                 values = tf.cast(_dense(field, inputs), self.compute_dtype)
@@ -194,38 +225,58 @@ class IdEmbedding(keras.layers.Layer):
         """
         return {name: _combine(self.schema[name], rows[name], flat[name]) for name in rows}
 
-    def _is_plain(self, field: Field, inputs: Mapping[str, Any]) -> bool:
-        """Whether a field is one int64 id of a vocabulary, in a table of fields that all are so."""
-        return field.table_name in self._plain_tables and groups_of(field, inputs) is None
-
     def _embed_single(
         self, fields: list[Field], inputs: Mapping[str, tf.Tensor], training: bool
     ) -> dict[str, tf.Tensor]:
         """Does what the way over `FlatIds` does, for fields of one id, in fewer operations.
 
-        Ids of all fields are made indices, and padding is made zeros, together: of 26 fields of a
-        batch of 256 most time is that of starting operations.
+        Ids of all fields become rows, and padding becomes zeros, together: of 26 fields of 256
+        samples most time is that of starting operations.
         """
-        ids = tf.stack([_single_ids(field, inputs) for field in fields])
-        sizes = tf.constant([[field.num_ids] for field in fields], tf.int64)
-        indices = tf.unstack(tf.where((ids >= 0) & (ids < sizes), ids, sizes))
-        rows: list[Any] = [None] * len(fields)
-        for table in dict.fromkeys(field.table_name for field in fields):
-            places = [k for k, field in enumerate(fields) if field.table_name == table]
-            distinct, positions = tf.unique(tf.concat([indices[k] for k in places], axis=0))
-            of_table = self.tables[table](distinct)
+        groups = {f.name: groups_of(f, inputs) for f in fields}
+        # Fields of a group have fewer rows than those of samples.
+        blocks = [
+            block
+            for is_grouped in (False, True)
+            if (block := [f for f in fields if (groups[f.name] is not None) == is_grouped])
+        ]
+        ids = [tf.stack([_single_ids(field, inputs) for field in block]) for block in blocks]
+        rows = [self._single_rows(block, one) for block, one in zip(blocks, ids, strict=True)]
+        pieces: dict[tuple[int, int], list[tuple[list[int], tf.Tensor]]] = {}
+        for key in dict.fromkeys(self._places[field.table_name][0] for field in fields):
+            width = self.tables[key].output_dim
+            asked = []
+            for k, block in enumerate(blocks):
+                at = [i for i, f in enumerate(block) if self._places[f.table_name][0] == key]
+                if at:
+                    asked.append((k, at, _rows_at(rows[k], at)))
+            flat = tf.concat([tf.reshape(part, [-1]) for _, _, part in asked], axis=0)
+            distinct, positions = tf.unique(flat)
+            of_table = self.tables[key](distinct)
             if training and self.embeddings_regularizer is not None:
                 self._add_loss_of(of_table, None)
-            for k, part in zip(places, tf.split(positions, len(places)), strict=True):
-                rows[k] = _take(of_table, part)
-        is_id = (ids != NO_ID)[:, :, None]
+            taken = _take(of_table, positions)
+            parts = tf.split(taken, [tf.size(part) for _, _, part in asked], num=len(asked))
+            for (k, at, part), values in zip(asked, parts, strict=True):
+                shape = tf.concat([tf.shape(part), [width]], axis=0)
+                pieces.setdefault((k, width), []).append((at, tf.reshape(values, shape)))
         embedded: dict[str, tf.Tensor] = {}
-        for width in dict.fromkeys(field.embedding_width for field in fields):
-            places = [k for k, field in enumerate(fields) if field.embedding_width == width]
-            stacked = tf.stack([rows[k] for k in places])
-            cleaned = tf.where(tf.gather(is_id, places), stacked, tf.zeros([], stacked.dtype))
-            embedded.update(zip((fields[k].name for k in places), tf.unstack(cleaned), strict=True))
+        for (k, width), found in pieces.items():
+            order = [i for at, _ in found for i in at]
+            values = tf.concat([part for _, part in found], axis=0)
+            is_id = _rows_at(ids[k] != NO_ID, order)[:, :, None]
+            values = tf.where(is_id, values, tf.zeros([], values.dtype))
+            for i, value in zip(order, tf.unstack(values, num=len(order)), strict=True):
+                field = blocks[k][i]
+                value = tf.ensure_shape(value, [None, width])
+                embedded[field.name] = per_sample(value, groups[field.name])
         return embedded
+
+    def _single_rows(self, fields: list[Field], ids: tf.Tensor) -> tf.Tensor:
+        """Makes rows of their tables of the ids [n, B] of fields."""
+        sizes = tf.constant([[field.num_ids] for field in fields], tf.int64)
+        first = tf.constant([[self._places[field.table_name][1]] for field in fields], tf.int64)
+        return first + tf.where((ids >= 0) & (ids < sizes), ids, sizes)
 
     def _rows_of_table(
         self, table: str, fields: list[Field], flat: dict[str, FlatIds], training: bool
@@ -308,12 +359,24 @@ class IdEmbedding(keras.layers.Layer):
             "sides": list(self.sides),
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
             "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
+            "fused": self.fused,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> IdEmbedding:
         """Makes the layer that `get_config` described, without its weights."""
         return cls(**{**config, "schema": Schema.from_json(config["schema"])})
+
+
+def _table_name(table: str) -> str:
+    return "table_" + re.sub(r"[^A-Za-z0-9_.-]", "_", table)
+
+
+def _rows_at(values: tf.Tensor, at: list[int]) -> tf.Tensor:
+    """Returns rows of [n, B], which mostly are all of them, or one."""
+    if at == list(range(values.shape[0])):
+        return values
+    return values[at[0] : at[0] + 1] if len(at) == 1 else tf.gather(values, at)
 
 
 def of_width(schema: Schema, width: int) -> Schema:
