@@ -9,6 +9,8 @@ import tf_keras as keras
 
 from amstf.errors import ConfigError
 from models.keras_names import PACKAGE
+from models.pairs import pairs
+from models.row_gather import take_rows
 
 ALL, EACH, INTERACTION = BILINEAR = ("all", "each", "interaction")
 """One matrix for all pairs, one for each first field, one for each pair."""
@@ -21,8 +23,7 @@ class BilinearInteraction(keras.layers.Layer):
     `p_ij = (v_i W) * v_j` for i < j with elementwise `*` (FiBiNET, arXiv 1905.09433, section 3.3).
     W is one D x D matrix ("all"), W_i of the first field ("each"), or W_ij ("interaction").
 
-    The pairs of one first field are computed together: N - 1 products of matrices, where a pair at
-    a time would be N (N - 1) / 2 small ones.
+    All pairs are one product of stacks of matrices, the fields in front; each would be a small one.
 
     Args:
         kind: One of `BILINEAR`.
@@ -43,42 +44,30 @@ class BilinearInteraction(keras.layers.Layer):
         self.kind = kind
 
     def build(self, input_shape: Any) -> None:
-        """Makes the matrices: [D, D], [N - 1, D, D], or for each first field i [D, (N-1-i) D]."""
+        """Makes the matrices: [D, D], [N - 1, D, D] or [P, D, D]."""
         count, width = tf.TensorShape(input_shape)[1:]
         if count < 2:
             raise ConfigError(f"bilinear interaction is of pairs of fields; got {count} field")
-        # Glorot's of a D x D matrix, which Keras would not see in several side by side.
+        stacks = {ALL: [], EACH: [count - 1], INTERACTION: [count * (count - 1) // 2]}
+        # Glorot's of a D x D matrix, which Keras would not see in a stack of them.
         limit = (6 / (2 * width)) ** 0.5
-        if self.kind == ALL:
-            shapes = {"kernel": [width, width]}
-        elif self.kind == EACH:
-            shapes = {"kernel": [count - 1, width, width]}
-        else:
-            shapes = {f"kernel_{i}": [width, (count - 1 - i) * width] for i in range(count - 1)}
-        self.kernels = [
-            # An initializer without a seed must not be shared: it repeats its numbers.
-            self.add_weight(
-                name, shape, initializer=keras.initializers.RandomUniform(-limit, limit)
-            )
-            for name, shape in shapes.items()
-        ]
+        self.kernel = self.add_weight(
+            "kernel",
+            [*stacks[self.kind], width, width],
+            initializer=keras.initializers.RandomUniform(-limit, limit),
+        )
         super().build(input_shape)
 
     def call(self, vectors: tf.Tensor) -> tf.Tensor:
         """Maps [B, N, D] to [B, N (N - 1) / 2, D]."""
-        count, width = vectors.shape[1:]
-        if self.kind == ALL:
-            mapped = tf.unstack(tf.tensordot(vectors, self.kernels[0], 1)[:, :, None], axis=1)
-        elif self.kind == EACH:
-            each = tf.einsum("bnd,nde->bne", vectors[:, :-1], self.kernels[0])
-            mapped = tf.unstack(each[:, :, None], axis=1)
+        first, second = pairs(vectors.shape[1])
+        fields = tf.transpose(vectors, [1, 0, 2])
+        if self.kind == INTERACTION:
+            mapped = tf.matmul(take_rows(fields, first), self.kernel)
         else:
-            mapped = [
-                tf.reshape(tf.matmul(vectors[:, i], kernel), [-1, count - 1 - i, width])
-                for i, kernel in enumerate(self.kernels)
-            ]
-        products = [mapped[i] * vectors[:, i + 1 :] for i in range(count - 1)]
-        return tf.concat(products, axis=1)
+            # The last field is the first of no pair.
+            mapped = take_rows(tf.matmul(fields[:-1], self.kernel), first)
+        return tf.transpose(mapped * take_rows(fields, second), [1, 0, 2])
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

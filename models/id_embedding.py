@@ -11,13 +11,21 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from amstf.data import GROUP_INDEX
 from amstf.errors import SchemaError
 from amstf.schema import DENSE, NO_ID, SIDES, SPARSE, WEIGHTED_SPARSE, Field, Schema
 from models.id_regularization import IdRegularization
 from models.keras_names import PACKAGE
-
-_FUSED = "fields of width "
+from models.row_gather import take_rows
+from models.single_ids import (
+    Embedded,
+    Place,
+    check_dtype,
+    embed_single,
+    groups_of,
+    one_per_sample,
+    per_sample,
+    value_of,
+)
 
 
 class FlatIds(NamedTuple):
@@ -105,15 +113,17 @@ class IdEmbedding(keras.layers.Layer):
         self._hashing: dict[str, keras.layers.Hashing] = {}
         # Of fields that all have one id of a vocabulary, which are embedded together.
         self._plain_tables: set[str] = set()
-        # Table of the schema -> where its rows are: key of `tables`, and number of the first row.
-        self._places: dict[str, tuple[str, int]] = {}
+        # Of tables of the schema, by name.
+        self._places: dict[str, Place] = {}
+        fused: dict[int, int] = {}
         for field in self.fields:
             if field.kind != DENSE and field.table_name not in self._places:
-                self._place(field)
-        for key, (num_rows, width) in self._fused_shapes().items():
-            self.tables[key] = self._make_table(num_rows, width, key)
+                self._place(field, fused)
+        for width, num_rows in fused.items():
+            self.tables[_fused_name(width)] = self._make_table(num_rows, width, _fused_name(width))
 
-    def _place(self, field: Field) -> None:
+    def _place(self, field: Field, fused: dict[int, int]) -> None:
+        """Decides where the table of a field is, and makes it; `fused` is width -> rows so far."""
         table = field.table_name
         same = [f for f in self.fields if f.num_ids and f.table_name == table]
         # An unknown id is a hashed one like any other.
@@ -136,20 +146,13 @@ class IdEmbedding(keras.layers.Layer):
         if is_plain:
             self._plain_tables.add(table)
         if is_plain and self.fused:
-            key = f"{_FUSED}{field.embedding_width}"
-            self._places[table] = key, self._fused_shapes().get(key, (0, 0))[0]
+            width = field.embedding_width
+            first = fused.get(width, 0)
+            self._places[table] = Place(_fused_name(width), first, width)
+            fused[width] = first + num_rows
             return
-        self._places[table] = table, 0
+        self._places[table] = Place(table, 0, field.embedding_width)
         self.tables[table] = self._make_table(num_rows, field.embedding_width, table)
-
-    def _fused_shapes(self) -> dict[str, tuple[int, int]]:
-        """Returns the fused tables' keys -> rows and width."""
-        shapes: dict[str, tuple[int, int]] = {}
-        for field in {f.table_name: f for f in self.fields if f.num_ids}.values():
-            key, first = self._places.get(field.table_name, ("", 0))
-            if key.startswith(_FUSED):
-                shapes[key] = first + field.num_ids + 1, field.embedding_width
-        return shapes
 
     def _make_table(self, num_rows: int, width: int, name: str) -> keras.layers.Embedding:
         initializer = self.embeddings_initializer
@@ -197,12 +200,17 @@ class IdEmbedding(keras.layers.Layer):
             if fields:
                 rows.update(self._rows_of_table(table, fields, flat, bool(training)))
         embedded = self.combine(rows, flat)
-        embedded.update(self._embed_single(single, inputs, bool(training)))
+        for together in self._embed_single(single, inputs, bool(training)):
+            embedded.update(together.per_field())
         for field in wanted:
             if field.kind == DENSE:
-                values = tf.cast(_dense(field, inputs), self.compute_dtype)
-                embedded[field.name] = per_sample(values, groups_of(field, inputs))
+                embedded[field.name] = self._numbers(field, inputs)
         return embedded if per_field else self.join(embedded)
+
+    def _numbers(self, field: Field, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns a dense field, [B, length]."""
+        values = tf.cast(_dense(field, inputs), self.compute_dtype)
+        return per_sample(values, groups_of(field, inputs))
 
     def join(self, embedded: Mapping[str, tf.Tensor], side: str | None = None) -> tf.Tensor:
         """Concatenates what a call with `per_field` returned, all or of one side, to [B, width]."""
@@ -226,57 +234,17 @@ class IdEmbedding(keras.layers.Layer):
         return {name: _combine(self.schema[name], rows[name], flat[name]) for name in rows}
 
     def _embed_single(
-        self, fields: list[Field], inputs: Mapping[str, tf.Tensor], training: bool
-    ) -> dict[str, tf.Tensor]:
-        """Does what the way over `FlatIds` does, for fields of one id, in fewer operations.
+        self, fields: Sequence[Field], inputs: Mapping[str, tf.Tensor], training: bool
+    ) -> list[Embedded]:
+        """Embeds fields of one id, whose tables are `_plain_tables`."""
 
-        Ids of all fields become rows, and padding becomes zeros, together: of 26 fields of 256
-        samples most time is that of starting operations.
-        """
-        groups = {f.name: groups_of(f, inputs) for f in fields}
-        # Fields of a group have fewer rows than those of samples.
-        blocks = [
-            block
-            for is_grouped in (False, True)
-            if (block := [f for f in fields if (groups[f.name] is not None) == is_grouped])
-        ]
-        ids = [tf.stack([_single_ids(field, inputs) for field in block]) for block in blocks]
-        rows = [self._single_rows(block, one) for block, one in zip(blocks, ids, strict=True)]
-        pieces: dict[tuple[int, int], list[tuple[list[int], tf.Tensor]]] = {}
-        for key in dict.fromkeys(self._places[field.table_name][0] for field in fields):
-            width = self.tables[key].output_dim
-            asked = []
-            for k, block in enumerate(blocks):
-                at = [i for i, f in enumerate(block) if self._places[f.table_name][0] == key]
-                if at:
-                    asked.append((k, at, _rows_at(rows[k], at)))
-            flat = tf.concat([tf.reshape(part, [-1]) for _, _, part in asked], axis=0)
-            distinct, positions = tf.unique(flat)
-            of_table = self.tables[key](distinct)
+        def lookup(table: str, distinct: tf.Tensor) -> tf.Tensor:
+            rows = self.tables[table](distinct)
             if training and self.embeddings_regularizer is not None:
-                self._add_loss_of(of_table, None)
-            taken = _take(of_table, positions)
-            parts = tf.split(taken, [tf.size(part) for _, _, part in asked], num=len(asked))
-            for (k, at, part), values in zip(asked, parts, strict=True):
-                shape = tf.concat([tf.shape(part), [width]], axis=0)
-                pieces.setdefault((k, width), []).append((at, tf.reshape(values, shape)))
-        embedded: dict[str, tf.Tensor] = {}
-        for (k, width), found in pieces.items():
-            order = [i for at, _ in found for i in at]
-            values = tf.concat([part for _, part in found], axis=0)
-            is_id = _rows_at(ids[k] != NO_ID, order)[:, :, None]
-            values = tf.where(is_id, values, tf.zeros([], values.dtype))
-            for i, value in zip(order, tf.unstack(values, num=len(order)), strict=True):
-                field = blocks[k][i]
-                value = tf.ensure_shape(value, [None, width])
-                embedded[field.name] = per_sample(value, groups[field.name])
-        return embedded
+                self._add_loss_of(rows, None)
+            return rows
 
-    def _single_rows(self, fields: list[Field], ids: tf.Tensor) -> tf.Tensor:
-        """Makes rows of their tables of the ids [n, B] of fields."""
-        sizes = tf.constant([[field.num_ids] for field in fields], tf.int64)
-        first = tf.constant([[self._places[field.table_name][1]] for field in fields], tf.int64)
-        return first + tf.where((ids >= 0) & (ids < sizes), ids, sizes)
+        return embed_single(fields, inputs, self._places, lookup)
 
     def _rows_of_table(
         self, table: str, fields: list[Field], flat: dict[str, FlatIds], training: bool
@@ -303,7 +271,7 @@ class IdEmbedding(keras.layers.Layer):
         for field, part in zip(fields, parts, strict=True):
             if field in dropped:
                 part = tf.where(tf.gather(occurrences, part) > 0, part, last)
-            taken[field.name] = _take(rows, part)
+            taken[field.name] = take_rows(rows, part)
             if field.name in self._gated:
                 gate = self._rule.gate_of(tf.gather(occurrences, part))
                 taken[field.name] *= tf.cast(gate, rows.dtype)[:, None]
@@ -368,15 +336,12 @@ class IdEmbedding(keras.layers.Layer):
         return cls(**{**config, "schema": Schema.from_json(config["schema"])})
 
 
+def _fused_name(width: int) -> str:
+    return f"fields of width {width}"
+
+
 def _table_name(table: str) -> str:
     return "table_" + re.sub(r"[^A-Za-z0-9_.-]", "_", table)
-
-
-def _rows_at(values: tf.Tensor, at: list[int]) -> tf.Tensor:
-    """Returns rows of [n, B], which mostly are all of them, or one."""
-    if at == list(range(values.shape[0])):
-        return values
-    return values[at[0] : at[0] + 1] if len(at) == 1 else tf.gather(values, at)
 
 
 def of_width(schema: Schema, width: int) -> Schema:
@@ -399,52 +364,6 @@ def widths_of(schema: Schema, sides: Sequence[str] = SIDES) -> dict[int, list[st
     return widths
 
 
-def value_of(field_name: str, inputs: Mapping[str, Any]) -> Any:
-    """Returns a batch's tensor of that name; raises SchemaError if the batch lacks it."""
-    try:
-        return inputs[field_name]
-    except KeyError:
-        raise SchemaError(
-            f"the batch has no {field_name!r}, which the model's schema names; "
-            f"it has {', '.join(sorted(inputs))}"
-        ) from None
-
-
-def one_per_sample(field: Field, values: tf.Tensor) -> tf.Tensor:
-    """Returns a field that is no list as [B]; Keras hands such inputs on as [B] or [B, 1]."""
-    shape = values.shape
-    is_column = shape.rank == 2 and shape[1] == 1
-    if isinstance(values, tf.RaggedTensor) or not (shape.rank == 1 or is_column):
-        raise SchemaError(f"field {field.name!r} has shape {shape}; wanted [B], it is not a list")
-    return tf.reshape(values, [-1])
-
-
-def groups_of(field: Field, inputs: Mapping[str, Any]) -> tf.Tensor | None:
-    """Returns the row of each sample [B] in a field that samples share, None if none are shared."""
-    if GROUP_INDEX not in inputs or not field.is_common:
-        return None
-    # Keras hands it on as [B] or [B, 1].
-    return tf.reshape(inputs[GROUP_INDEX], [-1])
-
-
-def per_sample(rows: tf.Tensor, groups: tf.Tensor | None) -> tf.Tensor:
-    """Repeats rows of groups [G, ...] for their samples, [B, ...]; `groups` as of `groups_of`."""
-    return rows if groups is None else _take(rows, groups)
-
-
-def _single_ids(field: Field, inputs: Mapping[str, Any]) -> tf.Tensor:
-    """Returns a field of one id [B] as int64."""
-    values = one_per_sample(field, value_of(field.name, inputs))
-    _check_dtype(field, values)
-    return tf.cast(values, tf.int64)
-
-
-def _check_dtype(field: Field, values: tf.Tensor) -> None:
-    if (values.dtype == tf.string) != (field.dtype == "string"):
-        name = "string" if values.dtype == tf.string else "int64"
-        raise SchemaError(f"field {field.name!r} holds {name}, wanted {field.dtype}")
-
-
 def _flat_ids(field: Field, inputs: Mapping[str, Any]) -> FlatIds:
     ids = value_of(field.name, inputs)
     weights = value_of(field.weight_name, inputs) if field.kind == WEIGHTED_SPARSE else None
@@ -464,7 +383,7 @@ def _flat_ids(field: Field, inputs: Mapping[str, Any]) -> FlatIds:
         samples = tf.repeat(tf.range(size), length)
         if weights is not None:
             weights = tf.reshape(weights, [-1])
-    _check_dtype(field, values)
+    check_dtype(field, values)
     is_string = values.dtype == tf.string
     if not is_string:
         values = tf.cast(values, tf.int64)
@@ -491,20 +410,6 @@ def _combine(field: Field, rows: tf.Tensor, ids: FlatIds) -> tf.Tensor:
         combined = tf.math.divide_no_nan(combined, total[:, None])
     combined = tf.ensure_shape(combined, [None, field.embedding_width])
     return per_sample(combined, ids.groups)
-
-
-@tf.custom_gradient
-def _take(rows: tf.Tensor, positions: tf.Tensor) -> Any:
-    """Gathers rows; its gradient is dense.
-
-    `tf.gather` would hand IndexedSlices of the few distinct rows to the table's own gather, which
-    then warns that it has to convert them.
-    """
-
-    def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
-        return tf.math.unsorted_segment_sum(upstream, positions, tf.shape(rows)[0]), None
-
-    return tf.gather(rows, positions), backward
 
 
 def _dense(field: Field, inputs: Mapping[str, Any]) -> tf.Tensor:

@@ -109,7 +109,7 @@ class LogisticHead(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor | dict[str, tf.Tensor]:
         """Maps [B, L + width] to probabilities."""
-        sums, others = inputs[:, : len(self.labels)], inputs[:, len(self.labels) :]
+        sums, others = tf.split(inputs, [len(self.labels), -1], axis=1)
         logits = sums + self.bias
         if self.kernel is not None:
             logits += tf.matmul(others, self.kernel)

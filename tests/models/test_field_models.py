@@ -42,6 +42,10 @@ BATCH = {
     "ad": tf.constant([1, 7], tf.int64),
     "price": tf.constant([[2.0], [0.0]]),
 }
+# Rows of users, ads, each with the unknown one: a weight and an embedding.
+USERS_AND_ADS = np.array(
+    [[0.5, 1, 2], [-0.5, 3, 0], [0, 0, 0], [9, 9, 9], [0.25, 1, -1], [1, 0, 2]], np.float32
+)
 MODELS = {
     "deepfm": (DeepFm, {}),
     "dcn": (Dcn, {"layers": 2}),
@@ -81,9 +85,8 @@ def sigmoid(*logits):
 def test_deepfm_by_hand():
     model = with_weights(
         DeepFm(SMALL, (1,), activation="linear"),
-        # A row is a weight and an embedding. The ad of the second sample is unknown.
-        table_user=[[0.5, 1.0, 2.0], [-0.5, 3.0, 0.0], [0.0, 0.0, 0.0]],
-        table_ad=[[9.0, 9.0, 9.0], [0.25, 1.0, -1.0], [1.0, 0.0, 2.0]],
+        # The ad of the second sample is unknown.
+        table_fields=USERS_AND_ADS,
         vectors_of_dense=[[0.5, 1.0]],
         dense_kernel=np.ones([7, 1]),
         head_kernel=[[0.75], [2.0]],
@@ -91,7 +94,7 @@ def test_deepfm_by_hand():
     )
     # The weights give 0.75. <user, ad> = 1 - 2, and with price (1, 2): <user, price> = 5,
     # <ad, price> = -1. The number is 2 * 0.75, the MLP (1 + 2) + (1 - 1) + (1 + 2) + 2 = 8.
-    # Second: 0.5; <user, ad> = 0, the price is 0; 3 + 0 + 0 + 2 = 5.
+    # Second, an unknown ad: 0.5; <user, ad> = 0, the price is 0; 3 + 0 + 0 + 2 = 5.
     want = sigmoid(1 + 0.75 + 3 + 1.5 + 2 * 8, 1 + 0.5 + 2 * 5)
     np.testing.assert_allclose(model(BATCH)[:, 0], want, rtol=1e-6)
 
@@ -99,8 +102,7 @@ def test_deepfm_by_hand():
 def test_dcn_by_hand():
     model = with_weights(
         Dcn(SMALL, (1,), activation="linear", interaction={"layers": 1}),
-        table_user=[[1.0, 2.0], [3.0, 0.0], [0.0, 0.0]],
-        table_ad=[[9.0, 9.0], [1.0, -1.0], [0.0, 2.0]],
+        table_fields=USERS_AND_ADS[:, 1:],
         cross_kernel_0=[[1.0], [0.0], [0.0], [0.0], [-1.0]],
         dense_kernel=np.ones([5, 1]),
         logit_kernel=[[0.0], [1.0], [0.0], [0.0], [0.5], [0.1]],
@@ -116,8 +118,7 @@ def test_dcn_by_hand():
 def test_pnn_by_hand(products, width, want):
     model = with_weights(
         Pnn(SMALL, (1,), activation="linear", interaction={"products": products}),
-        table_user=[[1.0, 2.0], [3.0, 0.0], [0.0, 0.0]],
-        table_ad=[[9.0, 9.0], [1.0, -1.0], [0.0, 2.0]],
+        table_fields=USERS_AND_ADS[:, 1:],
         vectors_of_dense=[[0.5, 1.0]],
         dense_kernel=np.ones([width, 1]),
         logit_kernel=[[0.25]],
@@ -130,8 +131,7 @@ def test_pnn_by_hand(products, width, want):
 def test_fibinet_by_hand():
     model = with_weights(
         FiBiNet(SMALL, (1,), activation="linear", interaction={"bilinear": "all"}),
-        table_user=[[0.5, 1.0, 2.0], [-0.5, 3.0, 0.0], [0.0, 0.0, 0.0]],
-        table_ad=[[9.0, 9.0, 9.0], [0.25, 1.0, -1.0], [1.0, 0.0, 2.0]],
+        table_fields=USERS_AND_ADS,
         vectors_of_dense=[[0.5, 1.0]],
         senet_squeeze=np.ones([3, 1]),
         senet_excite=[[1.0, 0.0, 2.0]],
@@ -158,7 +158,8 @@ def test_numbers_are_fields_with_vectors_or_only_numbers():
     assert (sums.shape, vectors.shape, others.shape) == ((2, 1), (2, 3, 2), (2, 1))
     np.testing.assert_allclose(vectors[:, 2], BATCH["price"] * layer.vectors_of_dense)
     np.testing.assert_array_equal(others, BATCH["price"])
-    rows = [layer.tables[name].embeddings.numpy() for name in ("user", "ad")]
+    (table,) = layer.tables.values()
+    rows = np.split(table.embeddings.numpy(), 2)
     np.testing.assert_allclose(
         sums[:, 0], [rows[0][0, 0] + rows[1][1, 0], rows[0][1, 0] + rows[1][2, 0]]
     )

@@ -115,7 +115,7 @@ def test_bilinear_by_hand(kind):
         layer.set_weights([np.stack([swap, twice])])
         want = [[2 * 3, 1 * -1], [2 * 0.5, 1 * 4], [6 * 0.5, -2 * 4]]
     else:
-        layer.set_weights([np.concatenate([swap, twice], axis=1), negative])
+        layer.set_weights([np.stack([swap, twice, negative])])
         want = [[2 * 3, 1 * -1], [2 * 0.5, 4 * 4], [-3 * 0.5, 1 * 4]]
     np.testing.assert_allclose(layer(VECTORS), [want])
 
