@@ -22,16 +22,8 @@ from absl import flags
 
 from amstf.config import MERGES, PLACEMENTS, WIRE_DTYPES, AmsConfig
 from amstf.errors import ConfigError
-from launch import (
-    chief_process,
-    flag_values,
-    interaction,
-    native_logs,
-    presets,
-    program,
-    server,
-    tf_config,
-)
+from launch import chief_process, flag_values, native_logs, presets, program, server, tf_config
+from launch.interaction import help_text
 from launch.local_cluster import LocalCluster, parse_cluster
 from launch.local_evaluator import LocalEvaluator
 from launch.run_directory import (
@@ -97,7 +89,7 @@ flags.DEFINE_list(
     "Widths of the MLP; of each tower with prerank, the last being that of the embeddings; lr has "
     "none.",
 )
-flags.DEFINE_list("interaction", None, interaction.help_text())
+flags.DEFINE_list("interaction", None, help_text())
 flags.DEFINE_float(
     "dropout",
     RunConfig.dropout,
