@@ -207,9 +207,14 @@ flags.DEFINE_float(
     "new_items", _DEFAULT.new_items, "synthetic: share of the items that only the test shows."
 )
 flags.DEFINE_float(
+    "new_validation_items",
+    _DEFAULT.new_validation_items,
+    "synthetic: share of the items that validation shows and training does not.",
+)
+flags.DEFINE_float(
     "new_item_impressions",
     _DEFAULT.new_item_impressions,
-    "synthetic: share of the test impressions that show such an item.",
+    "synthetic: share of the test's impressions, or of validation's, that show such an item.",
 )
 flags.DEFINE_float(
     "hidden_quality",

@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int | None:
         try:
             _score(scorer, paths, journal)
             partial = out.with_name(f".{out.name}.partial")
-            with score_output.score_file(partial, kind, columns) as write:
+            with score_output.open_scores(partial, kind, columns) as write:
                 for scores in journal.scores():
                     write(scores)
                     table.add(scores[:, 0])

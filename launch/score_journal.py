@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -97,6 +98,11 @@ class ScoreJournal:
             self._file.close()
 
     def _resume(self) -> None:
+        # A kill inside of `write_atomically` leaves its file; nobody else writes under the lock.
+        for leftover in self._journal_path.parent.glob(
+            f".{glob.escape(self._journal_path.name)}.*"
+        ):
+            leftover.unlink(missing_ok=True)
         try:
             content = files.parse_json(files.read_text(self._journal_path))
             position = Position(**content.pop("position"))

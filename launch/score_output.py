@@ -42,7 +42,7 @@ def check_can_write(kind: str) -> None:
 
 
 @contextlib.contextmanager
-def score_file(path: pathlib.Path, kind: str, columns: Sequence[str]) -> Iterator[Write]:
+def open_scores(path: pathlib.Path, kind: str, columns: Sequence[str]) -> Iterator[Write]:
     """Opens a file of scores; gives a function that adds scores [k, L] with their numbers."""
     count = 0
     if kind == CSV:

@@ -214,8 +214,12 @@ def generate(config: SyntheticConfig) -> SyntheticLog:
     age_category = rng.normal(size=(AGES, CATEGORIES))
     hour_effect = _unit(np.sin(np.arange(HOURS) * (2 * np.pi / HOURS)))
 
-    is_new = np.zeros(items, bool)
-    is_new[rng.permutation(items)[: int(config.new_items * items)]] = True
+    shuffled = rng.permutation(items)
+    num_new = int(config.new_items * items)
+    is_new, is_validation_new = np.zeros(items, bool), np.zeros(items, bool)
+    is_new[shuffled[:num_new]] = True
+    num_validation_new = int(config.new_validation_items * items)
+    is_validation_new[shuffled[num_new : num_new + num_validation_new]] = True
     num_test = int(config.test_share * count)
     num_validation = int(config.validation_share * count)
     split = np.zeros(count, np.int64)
@@ -225,10 +229,13 @@ def generate(config: SyntheticConfig) -> SyntheticLog:
     activity = rng.gamma(2.0, size=users)
     page = np.arange(count) // config.page_size
     user = rng.choice(users, size=page[-1] + 1, p=activity / activity.sum())[page]
-    item = _popular(rng, np.flatnonzero(~is_new), count, config.zipf)
-    if is_new.any():
-        shows_new = (split == 2) & (rng.random(count) < config.new_item_impressions)
-        item[shows_new] = _popular(rng, np.flatnonzero(is_new), shows_new.sum(), config.zipf)
+    item = _popular(rng, np.flatnonzero(~is_new & ~is_validation_new), count, config.zipf)
+    # A generator of its own: data without such items stay what they were.
+    of_validation = np.random.default_rng([config.seed, 4])
+    for draw, index, new in ((rng, 2, is_new), (of_validation, 1, is_validation_new)):
+        if new.any():
+            shows_new = (split == index) & (draw.random(count) < config.new_item_impressions)
+            item[shows_new] = _popular(draw, np.flatnonzero(new), shows_new.sum(), config.zipf)
     hour = rng.integers(HOURS, size=page[-1] + 1)[page]
 
     ids = gender_brand[gender[user], brand[item]] + age_category[age[user], category[item]]
