@@ -34,8 +34,8 @@ MODELS = {
     ),
     "din": lambda images: Dicm(_TWO_LABELS, *images, "multi_query", hidden=(8,), base="din"),
     "lr": lambda images: Dicm(_TWO_LABELS, *images, "max", base="lr"),
-    "fibinet": lambda images: Dicm(
-        of_width(_TWO_LABELS, 3), *images, "sum", hidden=(8,), base="fibinet"
+    "deepfm": lambda images: Dicm(
+        of_width(_TWO_LABELS, 3), *images, "sum", hidden=(8,), base="deepfm"
     ),
     "towers": lambda images: TwoTower(CLICK_SCHEMA, *images, hidden=(8, 4)),
     "two_stores": lambda images: Dicm(
