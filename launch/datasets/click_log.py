@@ -25,7 +25,8 @@ from amstf.atomic_file import write_atomically
 from amstf.data import SampleWriter, add_info
 from amstf.errors import ConfigError, SampleError
 from amstf.schema import Field, Schema
-from launch.datasets.columns import (
+from launch.datasets.columns import Rows, ValueCounter, Vocabulary, hash_ids, numbers
+from launch.datasets.number_columns import (
     BUCKETINGS,
     BUCKETS,
     LOG_BUCKET_IDS,
@@ -34,12 +35,7 @@ from launch.datasets.columns import (
     Bucketing,
     NumberMap,
     NumberStatistics,
-    Rows,
-    ValueCounter,
-    Vocabulary,
-    hash_ids,
     log_bucket_ids,
-    numbers,
 )
 
 SPLITS = TRAIN, VALIDATION, TEST = ("train", "validation", "test")

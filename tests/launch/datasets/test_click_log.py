@@ -13,8 +13,9 @@ from amstf.errors import ConfigError, SampleError
 from launch.datasets import click_log
 from launch.datasets.avazu import AVAZU
 from launch.datasets.click_log import ClickLogConfig
-from launch.datasets.columns import hash_ids, log_bucket_ids
+from launch.datasets.columns import hash_ids
 from launch.datasets.criteo import CRITEO
+from launch.datasets.number_columns import log_bucket_ids
 from tests.helpers import read_samples
 
 ROWS = 60
