@@ -56,7 +56,10 @@ AGREEMENTS = ("squared", "logit", "kl")
 NO_IMAGES, AD_IMAGE, BEHAVIOUR_IMAGES, BOTH_IMAGES = IMAGES = ("none", "ad", "behaviours", "both")
 """Images that a model sees."""
 
-AGGREGATORS = ("sum", "mean", "max", "concat", "attentive", "multi_query")
+AGGREGATORS = (
+    "sum", "mean", "max", "concat", "attentive", "multi_query", "attentive_mean",
+    "multi_query_mean",
+)  # fmt: skip
 """As `models.AGGREGATORS`, which would take TensorFlow to import."""
 
 ALL_LABELS, FIRST_LABEL = LABELS = ("all", "first")
