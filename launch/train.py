@@ -23,6 +23,7 @@ from absl import flags
 from amstf.config import MERGES, PLACEMENTS, WIRE_DTYPES, AmsConfig
 from amstf.errors import ConfigError
 from launch import chief_process, flag_values, native_logs, presets, program, server, tf_config
+from launch.interaction import help_text
 from launch.local_cluster import LocalCluster, parse_cluster
 from launch.local_evaluator import LocalEvaluator
 from launch.run_directory import (
@@ -49,6 +50,7 @@ flags.DEFINE_enum(
     MODELS,
     "lr: logistic regression. embedding_mlp: embeddings and an MLP. din: attention over the ids of "
     "behaviours. prerank: two towers and an inner product. dicm: embedding_mlp that sees images. "
+    "deepfm, dcn, dcn_v2, pnn, fibinet: networks that multiply fields (docs/zoo.md). "
     "Needed here or in --preset.",
 )
 flags.DEFINE_string(
@@ -87,6 +89,7 @@ flags.DEFINE_list(
     "Widths of the MLP; of each tower with prerank, the last being that of the embeddings; lr has "
     "none.",
 )
+flags.DEFINE_list("interaction", None, help_text())
 flags.DEFINE_float(
     "dropout",
     RunConfig.dropout,
@@ -344,7 +347,7 @@ def config_of_flags(**others: Any) -> RunConfig:
     if FLAGS.patience and FLAGS.validation == NONE:
         raise ConfigError("--patience needs validations, --validation=none makes none; drop one")
     return RunConfig(
-        **others,
+        **{"interaction": tuple(FLAGS.interaction or ()), **others},
         hidden=flag_values.widths("hidden", FLAGS.hidden),
         dropout=FLAGS.dropout,
         tower=flag_values.widths("tower", FLAGS.tower),
@@ -430,9 +433,10 @@ def _summary(report: dict, run: RunDirectory) -> str:
 def _best_line(best: dict | None) -> str:
     if not best:
         return "no checkpoint could be evaluated"
-    named = (("AUC", "auc"), ("GAUC", "gauc"))
-    values = (f"{name} {best.get(f'validation_{key}', math.nan):.4f}" for name, key in named)
-    return f"best validation: {', '.join(values)} at step {best['step']:.0f}"
+    values = {name: best.get(f"validation_{name}", math.nan) for name in ("auc", "gauc")}
+    # There is no GAUC without users.
+    shown = [f"{k.upper()} {v:.4f}" for k, v in values.items() if k == "auc" or not math.isnan(v)]
+    return f"best validation: {', '.join(shown)} at step {best['step']:.0f}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import tf_keras as keras
 
 from amstf.dynamic import Admission, DynamicTable, TableLimit, TableOptions
 from amstf.errors import ConfigError
-from amstf.layers.rows import attach, take
+from amstf.layers.rows import attach, take_rows
 
 COMBINERS = ("sum", "mean", "sqrtn")
 _NO_ID = -1
@@ -141,7 +141,7 @@ class DynamicEmbedding(keras.layers.Layer):
             # On servers each id crosses. In training an id is admitted with all its sights of the
             # batch together, and a gradient has each row once, so that its norm is the true one.
             distinct, positions, sights = tf.unique_with_counts(flat)
-            rows = take(self._attached(distinct, training, sights), positions)
+            rows = take_rows(self._attached(distinct, training, sights), positions)
         return tf.cast(rows, self.compute_dtype), kept
 
     def _attached(

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 @tf.custom_gradient
-def take(rows: tf.Tensor, positions: tf.Tensor) -> Any:
+def take_rows(rows: tf.Tensor, positions: tf.Tensor) -> Any:
     """Gathers rows [n, D] by their positions [...]; its gradient is dense.
 
     `tf.gather` would hand IndexedSlices of the few distinct rows to what made them, and TensorFlow

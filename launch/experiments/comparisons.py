@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Mapping
 
 from launch.datasets.halves import FIRST, SECOND
-from launch.experiments.plan import AUC, IDS, IMAGES, VALIDATION_AUC, Experiment, Variant
+from launch.experiments.plan import AUC, IDS, IMAGES, JOINT, VALIDATION_AUC, Experiment, Variant
 
 _IDS = Variant({"model": "embedding_mlp"}, family=IDS)
 _CLICKS = ("synthetic", "movielens")
@@ -17,25 +17,22 @@ _ALL = (*_CLICKS, "tiktok-new", "tiktok-known")
 
 
 def _dicm(aggregator: str = "multi_query", **changes: object) -> Variant:
-    return Variant({"model": "dicm", "aggregator": aggregator, **changes})
+    family = IMAGES if "images" in changes else JOINT
+    return Variant({"model": "dicm", "aggregator": aggregator, **changes}, family=family)
 
 
 def _tuning() -> dict[str, Variant]:
-    """The same trials for models of ids and for models with images."""
+    """The same trials for models of ids and for models with images: ids overfit first."""
     variants = {}
     for family, base in ((IDS, _IDS), (IMAGES, _dicm())):
-        for rate, dropout, l2 in itertools.product((0.001, 0.003), (0.0, 0.3), (0.0, 0.1)):
-            trial = {
-                "learning_rate": rate,
-                "dropout": dropout,
-                "tower_dropout": dropout,
-                "id_l2": l2,
-            }
-            name = f"{family}: rate {rate:g}, dropout {dropout:g}, id_l2 {l2:g}"
-            variants[name] = Variant({**base.changes, **trial}, family=family)
+        for l2, dropout in itertools.product((0.0, 1.0), (0.0, 0.5, 0.9)):
+            changes = {**base.changes, "id_l2": l2, "id_dropout": dropout}
+            name = f"{family}: id_l2 {l2:g}, id_dropout {dropout:g}"
+            variants[name] = Variant(changes, family=base.family)
     return variants
 
 
+_IMAGES_BESIDE: Mapping[str, object] = {"images": "both", "aggregator": "sum"}
 _LONGER = ", longer"
 
 
@@ -87,15 +84,12 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "base_networks": Experiment(
         title="Base networks without and with images (Figure 5)",
         variants={
-            f"{model}{with_images}": Variant(
-                {
-                    "model": model,
-                    **({"images": "both", "aggregator": "sum"} if with_images else {}),
-                },
-                family=IMAGES if with_images else IDS,
-            )
-            for model in ("lr", "embedding_mlp", "din")
-            for with_images in ("", " + images")
+            "lr": Variant({"model": "lr"}, family=IDS),
+            "lr + images": Variant({"model": "lr", **_IMAGES_BESIDE}, family=JOINT),
+            "embedding_mlp": _IDS,
+            "embedding_mlp + images": _dicm("sum"),
+            "din": Variant({"model": "din"}, family=IDS),
+            "din + images": Variant({"model": "din", **_IMAGES_BESIDE}, family=JOINT),
         },
         baseline="embedding_mlp",
         data=_CLICKS,
@@ -103,11 +97,12 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "warm_up": Experiment(
         title="Starting from the model of earlier data (Table 5)",
         variants={
-            "earlier half": Variant(_dicm().changes, part=FIRST, is_shown=False),
-            "none": Variant(_dicm().changes, part=SECOND),
+            "earlier half": Variant(_dicm().changes, JOINT, part=FIRST, is_shown=False),
+            "none": Variant(_dicm().changes, JOINT, part=SECOND),
             **{
                 mode: Variant(
                     {**_dicm().changes, "warm_start_mode": mode},
+                    JOINT,
                     after="earlier half",
                     part=SECOND,
                 )
@@ -129,7 +124,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "tuning": Experiment(
         title="Settings, by the validation split alone",
         variants=_tuning(),
-        baseline="ids: rate 0.001, dropout 0, id_l2 0",
+        baseline="ids: id_l2 0, id_dropout 0",
         data=_ALL,
         metrics=(VALIDATION_AUC,),
         measures_test=False,
@@ -155,13 +150,49 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         is_relative=True,
         control=_LONGER,
     ),
+    "signal": Experiment(
+        title="Ways to make a small signal in images pay",
+        variants={
+            "ids": _IDS,
+            "ad image": _dicm("sum", images="ad"),
+            "joint": _dicm(),
+            "E of one layer": _dicm(tower=(8,)),
+            "wide E": _dicm(tower=(256, 64, 12)),
+            "more dropout in E": _dicm(tower_dropout=0.6),
+            "image dropout": _dicm(image_dropout=0.5),
+            "products": _dicm(image_products=True),
+            "sum, products": _dicm("sum", image_products=True),
+            "E without ids": Variant(
+                {
+                    **_dicm().changes,
+                    "id_dropout": 0.99,
+                    "id_dropout_fields": (
+                        "movie",
+                        "ad_image_id",
+                        "behaviour_image_ids",
+                        "genres",
+                        "release_year_bucket",
+                    ),
+                },
+                is_shown=False,
+            ),
+            "E trained without ids first": Variant(
+                {**_dicm().changes, "warm_start_mode": "images"}, after="E without ids"
+            ),
+            "partial warm-up by joint": Variant(
+                {**_dicm().changes, "warm_start_mode": "partial"}, after="joint"
+            ),
+        },
+        baseline="ids",
+        data=("movielens",),
+    ),
     "content": Experiment(
         title="Vectors of videos for new and for known items",
         variants={
             "ids": _IDS,
-            "sum": _dicm("sum"),
-            "mean": _dicm("mean"),
-            "attentive": _dicm("attentive"),
+            "sum": _dicm("sum", image_products=False),
+            "mean": _dicm("mean", image_products=False),
+            "attentive": _dicm("attentive", image_products=False),
             "mean, products": _dicm("mean", image_products=True),
             "mean, products, id dropout": _dicm(
                 "mean", image_products=True, id_dropout=0.5, id_dropout_fields=("item",)
