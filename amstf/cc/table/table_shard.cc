@@ -1,6 +1,7 @@
 #include "amstf/cc/table/table_shard.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 namespace amstf {
@@ -9,6 +10,9 @@ namespace {
 constexpr int kSamples = 8;     // Rows that are compared to find one that must go.
 constexpr int kMostDraws = 64;  // Places that are looked at to find so many.
 constexpr size_t kAhead = 8;    // Ids whose place in the index is fetched beforehand.
+constexpr size_t kBlock = 32;   // Ids that are found together.
+constexpr int64_t kFloatsOfLine = 16;
+constexpr int64_t kMostPrefetched = 8 * kFloatsOfLine;
 constexpr uint64_t kDraws = 0x8EBC6AF09C88C6E3ull;
 
 // What abseil's set of 4-byte values takes for so many places: a byte of control for each, and a
@@ -22,6 +26,14 @@ int64_t IndexLimit(int64_t capacity) { return capacity * 25 / 32; }
 
 uint32_t Saturated(int64_t value) {
   return static_cast<uint32_t>(std::clamp<int64_t>(value, 0, UINT32_MAX));
+}
+
+// Asks for the memory behind the first line of a row, which is there when the row was found.
+void Prefetch(const float* values, int64_t count) {
+  for (int64_t i = kFloatsOfLine; i < std::min<int64_t>(count + kFloatsOfLine, kMostPrefetched);
+       i += kFloatsOfLine) {
+    __builtin_prefetch(values + i);
+  }
 }
 
 }  // namespace
@@ -38,42 +50,58 @@ TableShard::TableShard(const DynamicTableOptions& options, int64_t filter_bytes,
 }
 
 void TableShard::Lookup(const RowLookup& lookup, Places places) {
-  const int64_t width = options_.width;
   int64_t found = 0, asked = 0;
+  std::array<uint32_t, kBlock> rows;
   std::lock_guard<std::mutex> lock(mutex_);
-  for (size_t i = 0; i < places.size(); ++i) {
-    if (i + kAhead < places.size()) index_.prefetch(lookup.ids[places[i + kAhead]]);
-    const int32_t place = places[i];
-    const int64_t id = lookup.ids[place];
-    float* out = lookup.rows + place * width;
-    if (id == kNoId) {
-      std::fill_n(out, width, 0.0f);
-      continue;
+  // All places of a block are found before any is used: so the waits for memory overlap.
+  for (size_t begin = 0; begin < places.size(); begin += kBlock) {
+    const Places block = places.subspan(begin, kBlock);
+    for (int32_t place : places.subspan(begin + block.size(), kBlock)) {
+      index_.prefetch(lookup.ids[place]);
     }
-    ++asked;
-    uint32_t row = Find(id);
-    found += row != RowArena::kNone;
-    if (lookup.training) {
-      const int64_t sights = lookup.sights.empty() ? 1 : lookup.sights[place];
-      if (row == RowArena::kNone) {
-        row = Admit(id, sights, lookup.now);
-      } else {
-        RowHeader& header = arena_.Header(row);
-        header.last_step = std::max(header.last_step, lookup.now.step);
-        header.last_time = std::max(header.last_time, lookup.now.time);
-        header.sights = Saturated(header.sights + sights);
-      }
+    for (size_t i = 0; i < block.size(); ++i) {
+      const int64_t id = lookup.ids[block[i]];
+      rows[i] = id == kNoId ? RowArena::kNone : Find(id);
+      asked += id != kNoId;
+      found += rows[i] != RowArena::kNone;
+      if (rows[i] == RowArena::kNone) continue;
+      Prefetch(arena_.Values(rows[i]), options_.width);
+      // At once, or the row could make place for another of this block.
+      if (lookup.training) See(rows[i], lookup, block[i]);
     }
-    if (row != RowArena::kNone) {
-      std::copy_n(arena_.Values(row), width, out);
-    } else if (options_.initial_without_row) {
-      options_.Initialize(id, out);
-    } else {
-      std::fill_n(out, width, 0.0f);
-    }
+    for (size_t i = 0; i < block.size(); ++i) FillRow(lookup, block[i], rows[i]);
   }
   totals_.asked += asked;
   totals_.found += found;
+}
+
+void TableShard::See(uint32_t row, const RowLookup& lookup, int32_t place) {
+  RowHeader& header = arena_.Header(row);
+  header.last_step = std::max(header.last_step, lookup.now.step);
+  header.last_time = std::max(header.last_time, lookup.now.time);
+  header.sights = Saturated(int64_t{header.sights} + lookup.SightsOf(place));
+}
+
+void TableShard::FillRow(const RowLookup& lookup, int32_t place, uint32_t row) {
+  const int64_t width = options_.width;
+  const int64_t id = lookup.ids[place];
+  float* out = lookup.rows + place * width;
+  if (row == RowArena::kNone && lookup.training && id != kNoId) {
+    row = Find(id);  // It may have come twice in the block.
+    if (row == RowArena::kNone) {
+      row = Admit(id, lookup.SightsOf(place), lookup.now);
+    } else {
+      See(row, lookup, place);
+      ++totals_.found;
+    }
+  }
+  if (row != RowArena::kNone) {
+    std::copy_n(arena_.Values(row), width, out);
+  } else if (options_.initial_without_row && id != kNoId) {
+    options_.Initialize(id, out);
+  } else {
+    std::fill_n(out, width, 0.0f);
+  }
 }
 
 void TableShard::Apply(const RowStep& step, absl::Span<const int64_t> ids, const float* gradients,
@@ -89,6 +117,7 @@ void TableShard::Apply(const RowStep& step, absl::Span<const int64_t> ids, const
       const uint32_t row = Find(id);
       without_id += id == kNoId;
       if (row != RowArena::kNone) {
+        Prefetch(arena_.Values(row), num_values());
         found_.push_back(static_cast<uint64_t>(row) << 32 | static_cast<uint32_t>(places[i]));
       }
     }

@@ -47,6 +47,8 @@ struct RowLookup {
   bool training = false;             // Whether ids are seen, and may be admitted.
   Moment now;
   float* rows = nullptr;  // [ids, D], filled.
+
+  int64_t SightsOf(int32_t place) const { return sights.empty() ? 1 : sights[place]; }
 };
 
 // Rows with all that is known of them.
@@ -117,6 +119,10 @@ class TableShard {
 
   // All below need mutex_.
   uint32_t Find(int64_t id) const;
+  // Notes that the id of a row, at a place of a lookup, is seen.
+  void See(uint32_t row, const RowLookup& lookup, int32_t place);
+  // Writes the row of the id at a place; in training, the id is admitted if it has none.
+  void FillRow(const RowLookup& lookup, int32_t place, uint32_t row);
   // The new row of an id; RowArena::kNone if it is not admitted.
   uint32_t Admit(int64_t id, int64_t sights, const Moment& now);
   // The new row of an id that has none, its values not set; kNone if there is no room.
