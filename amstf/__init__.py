@@ -24,6 +24,7 @@ if _TYPE_CHECKING:
     from amstf.errors import AmstfError as AmstfError
     from amstf.layers import AmsEmbedding as AmsEmbedding
     from amstf.layers import DynamicEmbedding as DynamicEmbedding
+    from amstf.layers import EvictRows as EvictRows
     from amstf.schema import Field as Field
     from amstf.schema import Schema as Schema
     from amstf.shared_batches import SharedBatches as SharedBatches
@@ -38,6 +39,7 @@ _MODULE_OF = {
     "AmsEmbedding": "amstf.layers",
     "AmstfError": "amstf.errors",
     "DynamicEmbedding": "amstf.layers",
+    "EvictRows": "amstf.layers",
     "Field": "amstf.schema",
     "ImageStore": "amstf.store",
     "ImageStoreWriter": "amstf.store",

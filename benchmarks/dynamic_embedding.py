@@ -23,8 +23,10 @@ over that at the smallest.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import itertools
+import multiprocessing
 import pathlib
 import re
 import time
@@ -41,6 +43,7 @@ from amstf.optimizers import Adam
 from benchmarks import chief, harness
 from launch import program
 
+_SPAWN = multiprocessing.get_context("spawn")
 _SERVERS = 2
 _FILL = 1 << 16  # Ids of one lookup while a table is filled.
 _LARGEST_DENSE_HASH_TABLE = 1_000_000  # It takes minutes to fill a larger one.
@@ -284,7 +287,10 @@ def main(arguments: list[str]) -> None:
     tables = {}
     for vocabulary, width in config.tables:
         print(f"table of {vocabulary:,} rows of {width}", flush=True)
-        tables[vocabulary, width] = measure_table(config, vocabulary, width)
+        # In a process of its own: memory that another table has left would be used again.
+        with concurrent.futures.ProcessPoolExecutor(1, _SPAWN) as process:
+            measured = process.submit(measure_table, config, vocabulary, width)
+            tables[vocabulary, width] = measured.result()
     names = sorted({name for one in tables.values() for name in one["timings"]})
     header = ["ms: median / p99", *(f"{v:,} x {d}" for v, d in tables)]
     print(harness.table(header, [[name, *_cells(tables, name)] for name in names]))

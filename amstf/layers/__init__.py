@@ -2,5 +2,6 @@
 
 from amstf.layers.ams_embedding import AmsEmbedding
 from amstf.layers.dynamic_embedding import DynamicEmbedding
+from amstf.layers.evict_rows import EvictRows
 
-__all__ = ["AmsEmbedding", "DynamicEmbedding"]
+__all__ = ["AmsEmbedding", "DynamicEmbedding", "EvictRows"]

@@ -26,8 +26,9 @@ class DynamicEmbedding(keras.layers.Layer):
     To ids that have a row it is a `keras.layers.Embedding`, forward and backward. The rows are in
     this process, or on the parameter servers if the layer is made in the scope of a
     ParameterServerStrategy; then only ids, rows and gradients cross. They are updated by
-    `amstf.optimizers` (SGD, Adagrad, Adam, Ftrl), slots beside the row, in one kernel; Keras' own
-    optimizers do not know them.
+    `amstf.optimizers` (SGD, Adagrad, Adam, Ftrl), slots beside the row, in one kernel. Keras' own
+    optimizers do not know them: they fail, with "Shapes must be equal rank". An optimizer's weight
+    decay and moving average (EMA) do not reach rows.
 
     `tf.train.Checkpoint` saves rows and slots; `get_weights` does not see them.
 

@@ -13,7 +13,7 @@ import tf_keras as keras
 from amstf import ops, optimizers
 from amstf.dynamic import Admission, TableLimit
 from amstf.errors import ConfigError
-from amstf.layers import DynamicEmbedding
+from amstf.layers import DynamicEmbedding, EvictRows
 from tests.cluster import run_on_cluster
 
 CHIEF = pathlib.Path(__file__).with_name("dynamic_embedding_chief.py")
@@ -208,6 +208,30 @@ def test_ids_that_are_not_admitted_train_nothing():
     assert initial(ids_of([5])).numpy() == [[1]] and initial.table.counters()["rows"] == 0
 
 
+def test_keras_own_optimizers_fail():
+    model = keras.Sequential([keras.Input([2], dtype=tf.int64), DynamicEmbedding(1, "sum")])
+    model.compile(keras.optimizers.Adam(), "mse")
+    with pytest.raises(ValueError, match="Shapes must be equal rank"):
+        model.train_on_batch(ids_of([[0, 2]]), np.ones([1, 1]))
+
+
+def test_rows_are_evicted_between_epochs():
+    layer = DynamicEmbedding(1, "sum")
+    # Inside of another layer, where a model finds it too.
+    model = keras.Sequential(
+        [keras.Input([2], dtype=tf.int64), keras.Sequential([layer]), keras.layers.Dense(1)]
+    )
+    model.compile(optimizers.SGD(0.1), "mse")
+    layer(tf.range(100, dtype=tf.int64)[:, tf.newaxis], training=True)
+    old, none = EvictRows("unseen_steps", 2, every=2), EvictRows("unseen_seconds", 3600)
+    ids = ids_of([[0, 1], [1, 2]])
+    history = model.fit(ids, np.ones([2, 1]), epochs=3, verbose=0, callbacks=[old, none])
+    # The first 100 were seen in step 1; epochs end with steps 2, 3 and 4.
+    assert history.history["rows_evicted"] == [0, 97, 0]
+    assert (old.evicted, none.evicted) == (97, 0)
+    assert layer.table.counters()["rows"] == 3
+
+
 def small_model(width=3):
     layer = DynamicEmbedding(width, combiner="mean", seed=5)
     model = keras.Sequential([keras.Input([4], dtype=tf.int64), layer, keras.layers.Dense(1)])
@@ -297,6 +321,9 @@ def test_configuration_round_trip():
         (lambda: DynamicEmbedding(2, "sum")(ids_of([[1]]), weights=[[1.0, 2.0]]), "wanted that of"),
         (lambda: DynamicEmbedding(2).table.evict("old", 1), "policy is 'old'; use unseen_steps"),
         (lambda: DynamicEmbedding(2).table.evict("least_recent", -1), "limit is -1"),
+        (lambda: EvictRows("old", 1), "policy is 'old'; use unseen_seconds, unseen_steps"),
+        (lambda: EvictRows("small_norm", -1), "limit is -1"),
+        (lambda: EvictRows("small_norm", 1, every=0), "every is 0"),
         (lambda: optimizers.SGD(momentum=0.9), "momentum is not supported"),
     ],
 )  # fmt: skip
