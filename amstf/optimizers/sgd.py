@@ -17,8 +17,8 @@ class SGD(keras.optimizers.SGD):
     """Stochastic gradient descent for parameter servers, ID tables and dynamic tables.
 
     w -= learning_rate * g, of a variable or of the rows that a batch touched, in one kernel. Keras'
-    SGD goes through a momentum variable of the size of the weights even without momentum, and loses
-    or repeats updates when two workers train.
+    SGD goes through a momentum variable of the size of the weights even without momentum, by
+    several operations between which another worker's may run (docs/design/optimizers.md).
 
     Args:
         learning_rate: A float, a schedule or a callable.
@@ -54,8 +54,7 @@ class SGD(keras.optimizers.SGD):
             "use_locking": True,
         }
         if isinstance(gradient, tf.IndexedSlices):
-            # Without its two penalties it is plain SGD. `scatter_sub` does not lock: it may lose
-            # one of two updates of a row.
+            # Without its two penalties it is plain SGD, in a kernel that can be told to lock.
             none = tf.zeros([], variable.dtype)
             tf.raw_ops.ResourceSparseApplyProximalGradientDescent(
                 grad=gradient.values, indices=gradient.indices, l1=none, l2=none, **shared
