@@ -60,9 +60,11 @@ class Field:
             one ([B]). The newest value comes first. Only for ids.
         max_length: Longest list, in values; the reader keeps the first (newest) ones.
         length: Floats per sample of a dense field.
-        dtype: "int64" or "string", of ids. Strings need `hash_size`.
+        dtype: "int64" or "string", of ids. Strings need `hash_size` or `dynamic`.
         vocabulary_size: Ids are 0 .. vocabulary_size - 1; any other id counts as unknown.
         hash_size: Ids are hashed into this many buckets.
+        dynamic: Ids are any 64-bit numbers, or strings; each gets a row of its own when training
+            first sees it (`amstf.DynamicEmbedding`).
         embedding_width: Floats per embedding.
         combiner: How the embeddings of a list become one: "sum" or "mean".
         table: Name of the embedding table; fields that name the same table share it.
@@ -87,6 +89,7 @@ class Field:
     dtype: str = "int64"
     vocabulary_size: int | None = None
     hash_size: int | None = None
+    dynamic: bool = False
     embedding_width: int = 12
     combiner: str = "sum"
     table: str | None = None
@@ -103,9 +106,10 @@ class Field:
             value = getattr(self, attribute)
             if value is not None and (not isinstance(value, str) or not value):
                 refuse(f"{attribute} must be a non-empty string, got {value!r}")
-        is_list: Any = self.is_list
-        if not isinstance(is_list, bool):
-            refuse(f"is_list must be true or false, got {is_list!r}")
+        for attribute in ("is_list", "dynamic"):
+            value = getattr(self, attribute)
+            if not isinstance(value, bool):
+                refuse(f"{attribute} must be true or false, got {value!r}")
         if self.name.endswith(WEIGHT_SUFFIX):
             refuse(f"a name must not end in {WEIGHT_SUFFIX!r}, which names the weights of a field")
         for attribute, allowed in (("kind", KINDS), ("side", SIDES), ("combiner", COMBINERS)):
@@ -132,12 +136,16 @@ class Field:
             if value > limit:
                 refuse(f"{attribute} must be at most {limit:,}, got {value:,}")
         if self.kind in (SPARSE, WEIGHTED_SPARSE):
-            if (self.vocabulary_size is None) == (self.hash_size is None):
-                refuse("give exactly one of vocabulary_size and hash_size")
-            if self.dtype == "string" and self.hash_size is None:
-                refuse("string ids need hash_size")
-        elif self.vocabulary_size or self.hash_size:
-            refuse(f"vocabulary_size and hash_size are for sparse fields, this one is {self.kind}")
+            sizes = (self.vocabulary_size is not None) + (self.hash_size is not None)
+            if sizes + self.dynamic != 1:
+                refuse("give exactly one of vocabulary_size, hash_size and dynamic")
+            if self.dtype == "string" and self.vocabulary_size is not None:
+                refuse("string ids need hash_size, or dynamic")
+        elif self.vocabulary_size or self.hash_size or self.dynamic:
+            refuse(
+                "vocabulary_size, hash_size and dynamic are for sparse fields, this one is "
+                f"{self.kind}"
+            )
         if self.is_list and self.kind not in (SPARSE, WEIGHTED_SPARSE, IMAGE):
             refuse(f"is_list is for sparse and image fields, this one is {self.kind}")
         if self.kind == WEIGHTED_SPARSE and not self.is_list:
@@ -176,7 +184,7 @@ class Field:
 
     @property
     def num_ids(self) -> int:
-        """Rows that the embedding table of a sparse field needs, unknown ids not counted."""
+        """Rows that the table of a sparse field needs, without unknown ids; 0 if it is dynamic."""
         return self.vocabulary_size or self.hash_size or 0
 
 
@@ -219,7 +227,13 @@ class Schema:
         tables: dict[str, Field] = {}
         for field in self.of_kind(SPARSE, WEIGHTED_SPARSE):
             first = tables.setdefault(field.table_name, field)
-            for attribute in ("vocabulary_size", "hash_size", "embedding_width", "dtype"):
+            for attribute in (
+                "vocabulary_size",
+                "hash_size",
+                "dynamic",
+                "embedding_width",
+                "dtype",
+            ):
                 if getattr(first, attribute) != getattr(field, attribute):
                     raise SchemaError(
                         f"fields {first.name!r} and {field.name!r} share the table "

@@ -24,6 +24,7 @@ from amstf import AdvancedModelServerStrategy, Samples, SharedBatches, ops
 from amstf.config import SYNC
 from amstf.data import record_errors
 from amstf.errors import ConfigError, SampleError
+from amstf.layers import follow_tables
 from amstf.schema import IMAGE
 from amstf.strategy import num_split, whole_weights
 from launch import (
@@ -276,7 +277,9 @@ class Training:
         """The model to predict with in this process: a copy when the variables are on servers."""
         if not self.cluster or self.validation != CHIEF:
             return self._model
-        return click_model.make_model(self.config, self.samples.schema, self._stores)
+        validator = click_model.make_model(self.config, self.samples.schema, self._stores)
+        follow_tables(validator, self._model)
+        return validator
 
     def _check_images(self) -> None:
         """Refuses a store that holds no image."""

@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf.errors import SchemaError
+from amstf.layers import DynamicEmbedding
 from amstf.layers.rows import take_rows
 from amstf.schema import DENSE, NO_ID, SIDES, SPARSE, WEIGHTED_SPARSE, Field, Schema
 from models.id_regularization import IdRegularization
@@ -111,16 +112,38 @@ class IdEmbedding(keras.layers.Layer):
         self._gated = self._rule.gated(self.fields)
         self._dropped = self._rule.dropped(self.fields)
         self._hashing: dict[str, keras.layers.Hashing] = {}
+        self.dynamic_tables: dict[str, DynamicEmbedding] = {}
         # Of fields that all have one id of a vocabulary, which are embedded together.
         self._plain_tables: set[str] = set()
         # Of tables of the schema, by name.
         self._places: dict[str, Place] = {}
         fused: dict[int, int] = {}
         for field in self.fields:
-            if field.kind != DENSE and field.table_name not in self._places:
+            if field.dynamic and field.table_name not in self.dynamic_tables:
+                self._add_dynamic_table(field)
+            if field.num_ids and field.table_name not in self._places:
                 self._place(field, fused)
         for width, num_rows in fused.items():
             self.tables[_fused_name(width)] = self._make_table(num_rows, width, _fused_name(width))
+
+    def _add_dynamic_table(self, field: Field) -> None:
+        regularizer = self.embeddings_regularizer
+        if regularizer is not None and regularizer is self._rule:
+            if self._rule.l2:
+                raise SchemaError(
+                    f"field {field.name!r} is dynamic: how often its ids will occur is not known, "
+                    "by which an IdRegularization goes; use l2=0, or give the field a "
+                    "vocabulary_size"
+                )
+            regularizer = None
+        self.dynamic_tables[field.table_name] = DynamicEmbedding(
+            field.embedding_width,
+            initializer=self.embeddings_initializer,
+            # Each table begins with other numbers, as the others do.
+            seed=int(np.random.randint(2**31)),
+            embeddings_regularizer=regularizer,
+            name=_table_name(field.table_name),
+        )
 
     def _place(self, field: Field, fused: dict[int, int]) -> None:
         """Decides where the table of a field is, and makes it; `fused` is width -> rows so far."""
@@ -193,12 +216,17 @@ class IdEmbedding(keras.layers.Layer):
         wanted = [f for f in self.fields if sides is None or f.side in sides]
         single = [f for f in wanted if f.num_ids and f.table_name in self._plain_tables]
         others = [f for f in wanted if f.num_ids and f.table_name not in self._plain_tables]
-        flat = {f.name: _flat_ids(f, inputs) for f in others}
+        dynamic = [f for f in wanted if f.dynamic]
+        flat = {f.name: _flat_ids(f, inputs) for f in (*others, *dynamic)}
         rows: dict[str, tf.Tensor] = {}
         for table in self.tables:
             fields = [f for f in others if f.table_name == table]
             if fields:
                 rows.update(self._rows_of_table(table, fields, flat, bool(training)))
+        for table in self.dynamic_tables:
+            fields = [f for f in dynamic if f.table_name == table]
+            if fields:
+                rows.update(self._rows_of_dynamic_table(table, fields, flat, training))
         embedded = self.combine(rows, flat)
         for together in self._embed_single(single, inputs, bool(training)):
             embedded.update(together.per_field())
@@ -276,6 +304,15 @@ class IdEmbedding(keras.layers.Layer):
                 gate = self._rule.gate_of(tf.gather(occurrences, part))
                 taken[field.name] *= tf.cast(gate, rows.dtype)[:, None]
         return taken
+
+    def _rows_of_dynamic_table(
+        self, table: str, fields: list[Field], flat: dict[str, FlatIds], training: bool | None
+    ) -> dict[str, tf.Tensor]:
+        """As `_rows_of_table`, of ids that have no vocabulary."""
+        values = [flat[field.name].values for field in fields]
+        rows = self.dynamic_tables[table](tf.concat(values, 0), training=training)
+        parts = tf.split(rows, [tf.size(part) for part in values], num=len(values))
+        return {field.name: part for field, part in zip(fields, parts, strict=True)}
 
     def _drop(self, field: Field, indices: tf.Tensor) -> tf.Tensor:
         is_kept = tf.random.uniform(tf.shape(indices)) >= self._rule.dropout

@@ -100,6 +100,21 @@ class DynamicTable(compat.Trackable):
         """Makes a variable the anchor of the table: gradients for it update rows."""
         _tables[compat.unique_id(anchor)] = self
 
+    def follow(self, other: DynamicTable) -> None:
+        """Makes this table another one: from now on both read and change the same rows.
+
+        For a copy of a model in this process that predicts with the rows of the one on servers.
+
+        Raises:
+            ConfigError: If its rows have another width.
+        """
+        if self.options.width != other.options.width:
+            raise ConfigError(
+                f"a table of width {self.options.width} cannot follow one of width "
+                f"{other.options.width}"
+            )
+        self.options, self._devices, self._name = other.options, other._devices, other._name
+
     def lookup(self, ids: tf.Tensor, training: Any, sights: tf.Tensor | None = None) -> tf.Tensor:
         """Looks up the rows of ids; in training it sees the ids and admits them.
 

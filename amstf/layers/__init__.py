@@ -1,7 +1,11 @@
 """Keras layers."""
 
 from amstf.layers.ams_embedding import AmsEmbedding
-from amstf.layers.dynamic_embedding import DynamicEmbedding
+from amstf.layers.dynamic_embedding import (
+    DynamicEmbedding,
+    dynamic_embeddings,
+    follow_tables,
+)
 from amstf.layers.evict_rows import EvictRows
 
-__all__ = ["AmsEmbedding", "DynamicEmbedding", "EvictRows"]
+__all__ = ["AmsEmbedding", "DynamicEmbedding", "EvictRows", "dynamic_embeddings", "follow_tables"]

@@ -195,6 +195,23 @@ class DynamicEmbedding(keras.layers.Layer):
         return cls(**config)
 
 
+def dynamic_embeddings(model: keras.layers.Layer) -> list[DynamicEmbedding]:
+    """Returns all of a model, those inside of other layers too; in the same order if made alike."""
+    return [part for part in (model, *model.submodules) if isinstance(part, DynamicEmbedding)]
+
+
+def follow_tables(model: keras.layers.Layer, other: keras.layers.Layer) -> None:
+    """Makes a model read the rows of another one's dynamic tables, wherever these are.
+
+    Args:
+        model: The model that follows, such as a copy in this process of one on servers.
+        other: A model made in the same way.
+    """
+    pairs = zip(dynamic_embeddings(model), dynamic_embeddings(other), strict=True)
+    for layer, followed in pairs:
+        layer.table.follow(followed.table)
+
+
 class _Lists(NamedTuple):
     """Which of the flat ids belong to which list.
 

@@ -9,7 +9,7 @@ import tf_keras as keras
 
 from amstf import ops
 from amstf.errors import ConfigError
-from amstf.layers.dynamic_embedding import DynamicEmbedding
+from amstf.layers.dynamic_embedding import dynamic_embeddings
 
 _UNSEEN_SECONDS = "unseen_seconds"
 POLICIES = (_UNSEEN_SECONDS, *ops.EVICTION_POLICIES)
@@ -64,7 +64,7 @@ class EvictRows(keras.callbacks.Callback):
         policy, limit = self.policy, self.limit
         if policy == _UNSEEN_SECONDS:
             policy, limit = "unseen_since", max(0.0, time.time() - limit)
-        layers = (part for part in self.model.submodules if isinstance(part, DynamicEmbedding))
+        layers = dynamic_embeddings(self.model)
         evicted = sum(layer.table.evict(policy, limit) for layer in layers)
         self.evicted += evicted
         if logs is not None:
