@@ -13,6 +13,7 @@ from launch.experiments.plan import AUC, IDS, IMAGES, JOINT, VALIDATION_AUC, Exp
 
 _IDS = Variant({"model": "embedding_mlp"}, family=IDS)
 _CLICKS = ("synthetic", "movielens")
+_LOGS = ("criteo", "avazu")
 _ALL = (*_CLICKS, "tiktok-new", "tiktok-known")
 
 
@@ -36,12 +37,17 @@ _IMAGES_BESIDE: Mapping[str, object] = {"images": "both", "aggregator": "sum"}
 _LONGER = ", longer"
 
 
-def _mutual(alone: Mapping[str, Variant], tuning: Mapping[str, object]) -> dict[str, Variant]:
+def _mutual(
+    alone: Mapping[str, Variant],
+    tuning: Mapping[str, object],
+    ways: Mapping[str, Mapping[str, object]] | None = None,
+) -> dict[str, Variant]:
     """Models alone and together, from the start and after training alone, and the fair control.
 
     Args:
         alone: The models by name, from two on; the first of them are those of N = 2, 3, 4, 6.
         tuning: What differs in training that begins with trained models.
+        ways: Other ways to train four together by name -> what differs.
     """
     names = tuple(alone)
     variants = dict(alone)
@@ -57,6 +63,8 @@ def _mutual(alone: Mapping[str, Variant], tuning: Mapping[str, object]) -> dict[
         variants[" and ".join(pair)] = Variant(dict(tuning), members=pair)
     for count in (3, 4, 6):
         variants[f"{count} together"] = Variant(dict(tuning), members=names[:count])
+    for way, changes in (ways or {}).items():
+        variants[f"4 together, {way}"] = Variant({**tuning, **changes}, members=four)
     return variants
 
 
@@ -146,6 +154,31 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         ),
         baseline="embedding_mlp",
         data=_CLICKS,
+        metrics=(AUC,),
+        is_relative=True,
+        control=_LONGER,
+    ),
+    "mutual_zoo": Experiment(
+        title="Mutual learning of models of field interactions (arXiv 2406.12087)",
+        variants=_mutual(
+            {
+                **{
+                    model: Variant({"model": model}, family=IDS)
+                    for model in ("deepfm", "dcn", "pnn", "fibinet", "dcn_v2")
+                },
+                "pnn_outer": Variant(
+                    {"model": "pnn", "interaction": ("products=outer",)}, family=IDS
+                ),
+            },
+            tuning={"epochs": 3, "learning_rate": 0.0003},
+            ways={
+                "logit": {"agreement": "logit"},
+                "kl": {"agreement": "kl"},
+                "warm-up": {"mutual_warm_up": 30},
+            },
+        ),
+        baseline="deepfm",
+        data=_LOGS,
         metrics=(AUC,),
         is_relative=True,
         control=_LONGER,

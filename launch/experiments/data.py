@@ -24,7 +24,8 @@ class Data:
     Attributes:
         title: In a few words.
         prepare: Kind and flags of `launch.prepare`; "{shared}" stands for the directory of data
-            that the project may not ship, "{seed}" for the seed of a run.
+            that the project may not ship, "{seed}" for the seed of a run, which may be its fold of
+            a cross-validation.
         metrics: What tables show.
         settings: Attributes of `RunConfig` by family; of `JOINT` those of `IMAGES` count too.
         new_item_impressions: An item counts as new if training showed it at most so often.
@@ -98,6 +99,11 @@ _MOVIELENS: Mapping[str, Any] = {
     "id_dropout_fields": ("movie", "ad_image_id", "behaviour_image_ids"),
 }
 
+_CRITEO_FILES = ("criteo_train.tsv", "criteo_dev.tsv", "criteo_test.tsv")
+# The seed of a run is its fold; all folds cut the same order of the same rows.
+_FOLDS = ("--folds=5", "--fold={seed}", "--seed=1", "--num_shards=1")
+_CRITEO: Mapping[str, Any] = {"learning_rate": 0.001, "batch_size": 256, "epochs": 8, "patience": 6}
+
 DATA: Mapping[str, Data] = {
     "synthetic": Data(
         title="synthetic clicks in which images carry taste; the best reachable AUC is known",
@@ -156,6 +162,32 @@ DATA: Mapping[str, Data] = {
         settings=_TIKTOK_SETTINGS,
         segment_steps=60,
     ),
+    "criteo": Data(
+        title="Criteo, the first 8,000 rows of its log; a seed is a fold of a cross-validation",
+        prepare=(
+            "criteo",
+            "--source=" + ",".join(f"{{shared}}/criteo/{name}" for name in _CRITEO_FILES),
+            "--min_count=4",
+            "--embedding_width=8",
+            *_FOLDS,
+        ),
+        metrics=(AUC,),
+        settings={IDS: _CRITEO},
+        segment_steps=23,
+    ),
+    "avazu": Data(
+        title="Avazu, the first 9,999 rows of its log; a seed is a fold of a cross-validation",
+        prepare=(
+            "avazu",
+            "--source={shared}/avazu/avazu_train_10k.csv",
+            "--min_count=4",
+            "--embedding_width=8",
+            *_FOLDS,
+        ),
+        metrics=(AUC,),
+        settings={IDS: _CRITEO},
+        segment_steps=29,
+    ),
 }
 
 
@@ -182,7 +214,7 @@ def prepare(
     if data.needs_shared and shared is None:
         raise ConfigError(
             f"--data={name} needs --shared=DIR, the directory with data that this project may not "
-            "ship (movielens/, tiktok/); --data=synthetic needs nothing"
+            "ship (movielens/, tiktok/, criteo/, avazu/); --data=synthetic needs nothing"
         )
     programs.run("launch.prepare", *data.flags(shared, seed, part), f"--out={directory}")
     return directory

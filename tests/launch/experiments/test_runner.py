@@ -134,6 +134,18 @@ def test_other_flags_are_other_data(tmp_path):
     assert SMALL.directory(tmp_path, "small", 0, "") == SMALL.directory(tmp_path, "small", 1, "")
 
 
+@pytest.mark.parametrize("name", ["criteo", "avazu"])
+def test_a_seed_is_a_fold_of_the_same_rows(name, tmp_path):
+    log = data.DATA[name]
+    assert log.is_per_seed
+    assert len({log.directory(tmp_path, name, seed, "") for seed in range(5)}) == 5
+    for seed in range(5):
+        flags = set(log.flags(tmp_path, seed, ""))
+        assert {"--folds=5", f"--fold={seed}", "--seed=1"} <= flags
+    with pytest.raises(ConfigError, match=f"--data={name} needs --shared=DIR.*criteo/, avazu/"):
+        data.prepare(name, tmp_path, None, 0, "")
+
+
 def test_every_experiment_is_on_the_help_page():
     # A process of its own: the flags of programs share one namespace.
     page = subprocess.run(
