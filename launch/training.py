@@ -210,7 +210,7 @@ class Training:
         if self.validation == CHIEF:
             self._validate(step)
         past_its_best = self._is_past_its_best()
-        curves.draw(self._history, self.run.curves, str(self.run.path))
+        curves.draw(self._history, self.run.curves, str(self.run.path), curves.EVERY_S)
         if past_its_best:
             raise _Stopped
 
