@@ -5,6 +5,7 @@ An experiment is a few variants of a run; copy one to make another.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping
 
@@ -57,14 +58,16 @@ def _mutual(
             changes, family=variant.family, after=name, baseline=name
         )
     four = names[:4]
-    variants["average of 4"] = Variant({"epochs": 0}, members=four)
-    variants["4 from scratch"] = Variant({}, members=four, is_scratch=True)
+    # Of the whole: passes, patience, batches.
+    together = functools.partial(Variant, family=alone[names[0]].family)
+    variants["average of 4"] = together({"epochs": 0}, members=four)
+    variants["4 from scratch"] = together({}, members=four, is_scratch=True)
     for pair in itertools.combinations(four, 2):
-        variants[" and ".join(pair)] = Variant(dict(tuning), members=pair)
+        variants[" and ".join(pair)] = together(dict(tuning), members=pair)
     for count in (3, 4, 6):
-        variants[f"{count} together"] = Variant(dict(tuning), members=names[:count])
+        variants[f"{count} together"] = together(dict(tuning), members=names[:count])
     for way, changes in (ways or {}).items():
-        variants[f"4 together, {way}"] = Variant({**tuning, **changes}, members=four)
+        variants[f"4 together, {way}"] = together({**tuning, **changes}, members=four)
     return variants
 
 

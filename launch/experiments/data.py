@@ -102,7 +102,7 @@ _MOVIELENS: Mapping[str, Any] = {
 _CRITEO_FILES = ("criteo_train.tsv", "criteo_dev.tsv", "criteo_test.tsv")
 # The seed of a run is its fold; all folds cut the same order of the same rows.
 _FOLDS = ("--folds=5", "--fold={seed}", "--seed=1", "--num_shards=1")
-_CRITEO: Mapping[str, Any] = {"learning_rate": 0.001, "batch_size": 256, "epochs": 8, "patience": 6}
+_LOG: Mapping[str, Any] = {"learning_rate": 0.001, "batch_size": 256, "patience": 2}
 
 DATA: Mapping[str, Data] = {
     "synthetic": Data(
@@ -172,7 +172,7 @@ DATA: Mapping[str, Data] = {
             *_FOLDS,
         ),
         metrics=(AUC,),
-        settings={IDS: _CRITEO},
+        settings={IDS: {**_LOG, "epochs": 6}},
         segment_steps=23,
     ),
     "avazu": Data(
@@ -185,7 +185,7 @@ DATA: Mapping[str, Data] = {
             *_FOLDS,
         ),
         metrics=(AUC,),
-        settings={IDS: _CRITEO},
+        settings={IDS: {**_LOG, "epochs": 8}},
         segment_steps=29,
     ),
 }

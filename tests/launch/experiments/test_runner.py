@@ -146,6 +146,15 @@ def test_a_seed_is_a_fold_of_the_same_rows(name, tmp_path):
         data.prepare(name, tmp_path, None, 0, "")
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_has_settings_for_its_data(name, tmp_path):
+    experiment = EXPERIMENTS[name]
+    for of_data in experiment.data:
+        wanted = runner.Plan(name, experiment, of_data, range(2), tmp_path, tmp_path)
+        tasks = {task.key for task in runner._tasks(wanted)}
+        assert tasks == {(variant, seed) for variant in experiment.variants for seed in range(2)}
+
+
 def test_every_experiment_is_on_the_help_page():
     # A process of its own: the flags of programs share one namespace.
     page = subprocess.run(
