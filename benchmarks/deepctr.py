@@ -91,7 +91,7 @@ class Config:
     learning_rate: float = 0.001
     epochs: int = 5
     timed_steps: int = 100
-    repeats: int = 5
+    repeats: int = 3
 
 
 def main(arguments: list[str]) -> None:
