@@ -5,6 +5,8 @@ from absl import flags
 
 from amstf.errors import ConfigError
 from launch import presets
+from launch.experiments.data import DATA
+from launch.experiments.plan import JOINT
 from launch.run_directory import RunConfig, RunDirectory
 from tests.launch.training_program import train
 
@@ -68,6 +70,15 @@ def test_every_preset_is_a_configuration():
             "epochs": 1, "learning_rate": 0.1, "seed": 0, "patience": 0,
         }  # fmt: skip
         RunConfig(**{**config, **assigned})
+
+
+@pytest.mark.parametrize(("name", "data"), [("movielens", "movielens"), ("tiktok", "tiktok-new")])
+def test_presets_of_data_sets_are_what_the_experiments_train(name, data):
+    assigned = presets.load(name)
+    settings = dict(DATA[data].settings_of(JOINT))
+    if not settings.get("id_dropout"):
+        settings.pop("id_dropout_fields")
+    assert assigned == {"model": "dicm", "images": "both", **settings}
 
 
 def test_a_run_records_what_was_in_effect(small_dataset, tmp_path):
