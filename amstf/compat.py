@@ -8,6 +8,7 @@ from typing import Any
 
 from tensorflow.python.eager import context, record
 from tensorflow.python.ops import resource_variable_ops
+from tf_keras.src.utils import data_utils
 
 # Made directly, a variable goes where `tf.device` says. `tf.Variable` asks the strategy, which puts
 # every variable on the CPU of a server of its own choice.
@@ -47,3 +48,38 @@ def sharded_variable_of(variable: Any) -> Any:
     """The variable whose shard a variable is; None if it is no shard."""
     container = getattr(variable, "_sharded_container", None)
     return None if container is None else container()
+
+
+def published_weights(application: Any, **options: Any) -> tuple[str, str, str | None]:
+    """Tells which file holds the published weights of a Keras application.
+
+    Keras has names and checksums in the bodies of its functions, and says them only to its
+    download. So the application is built with a download that notes what it is asked for.
+
+    Args:
+        application: A function of `keras.applications`, such as VGG16.
+        options: Its arguments.
+
+    Returns:
+        Name, address, and MD5 or SHA-256 of the file (None: Keras does not check this one).
+
+    Raises:
+        ValueError: If Keras has no published weights for these arguments.
+    """
+
+    def note(name: str, origin: str, *_: Any, **named: Any) -> Any:
+        raise _WeightsWanted(name, origin, named.get("file_hash") or named.get("md5_hash"))
+
+    download = data_utils.get_file
+    data_utils.get_file = note
+    try:
+        application(weights="imagenet", **options)
+    except _WeightsWanted as wanted:
+        return wanted.args
+    finally:
+        data_utils.get_file = download
+    raise ValueError(f"{application.__name__} asks for no published weights")
+
+
+class _WeightsWanted(Exception):
+    """Name, address and checksum that an application asked the download for."""

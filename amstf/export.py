@@ -3,7 +3,8 @@
 Layout of an export:
 
     saved_model.pb, variables/     the model; image embeddings are a table in it, the images are not
-    assets.extra/amstf.json        schema, signatures, number of images, versions
+    assets.extra/amstf.json        schema, signatures, number of images, variables, versions
+    assets.extra/image_embeddings_STORE.parquet or .h5    the table, if it is beside the model
 
 See docs/design/export.md.
 """
@@ -11,55 +12,58 @@ See docs/design/export.md.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import importlib.metadata
 import json
 import os
 import pathlib
-import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from amstf.data import input_specs, parse_batch
+from amstf import files, image_tables
+from amstf.data import input_specs
 from amstf.embed_store import embed_store
 from amstf.errors import ExportError
 from amstf.layers import AmsEmbedding
-from amstf.schema import Schema
+from amstf.schema import IMAGE, Schema
+from amstf.signatures import (
+    CLICK_PROBABILITY,
+    EMBED_IMAGES,
+    PREDICT,
+    SERVE_EXAMPLES,
+    Batch,
+    ServedPart,
+    Widths,
+    input_names,
+    named_outputs,
+    takes_a_batch,
+    trace_embed_images,
+    trace_examples,
+    trace_part,
+    with_embeddings,
+)
 from amstf.stock_ops import check_stock_ops
 
-SERVE_INPUTS = "serving_default"
-SERVE_EXAMPLES = "serve_examples"
-EMBED_IMAGES = "embed_images"
-EXAMPLES = "examples"
-FEATURES = "features"
-CLICK_PROBABILITY = "click_probability"
-EMBEDDINGS = "embeddings"
+__all__ = [
+    "CLICK_PROBABILITY",
+    "DESCRIPTION_FILE",
+    "ServedPart",
+    "export",
+    "input_names",
+    "named_outputs",
+    "read_description",
+]
 
 # TF Serving leaves this directory of a SavedModel alone.
 DESCRIPTION_FILE = "assets.extra/amstf.json"
 _VERSION = 1
 
 Progress = Callable[[str, int, int], None]
-Batch = Mapping[str, tf.Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class ServedPart:
-    """A part of a model that is served by itself, by a signature of its own.
-
-    Attributes:
-        function: From the inputs by their keys to the outputs by their names.
-        inputs: Key -> what the input looks like. Keys of a batch are those of
-            `amstf.data.input_specs`, and are named in the signature as `input_names` says.
-    """
-
-    function: Callable[[Batch], Mapping[str, tf.Tensor]]
-    inputs: Mapping[str, tf.TensorSpec]
 
 
 def export(
@@ -70,21 +74,25 @@ def export(
     images: Mapping[str, AmsEmbedding] | None = None,
     parts: Mapping[str, ServedPart] | None = None,
     signatures: Iterable[str] | None = None,
+    table: str = image_tables.INSIDE,
+    table_dtype: str = "float32",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Writes a SavedModel with the signatures that serving needs.
 
-    `serving_default` takes the schema's input fields by name (ids [B], lists [B, T] padded with
-    -1, see `input_names`), `serve_examples` serialized `tf.train.Example`s [B] as `examples`; both
+    `serving_default` takes serialized `tf.train.Example`s [B] as `examples`, `predict` the schema's
+    input fields by name (ids [B], lists [B, T] padded with -1, see `input_names`); both
     give `click_probability` [B, 1] and, for each further label that the model predicts,
     `LABEL_probability`. For a model with images `embed_images` takes raw `features`
     [n, F] of images that are not in the table and gives `embeddings` [n, D]; with several stores
     there is one for each, `embed_images_STORE`. Parts of a model that are served alone (the towers
-    of `models.TwoTower`) have signatures of their own.
+    of `models.TwoTower`, one user's page view of many ads) have signatures of their own.
 
-    E runs once over each store; what it gives becomes a table in the model. An image that
-    is not in the table has the embedding zero, as it has under `missing="zeros"`. The given model
-    is afterwards what it was before.
+    E runs once over each store; what it gives becomes a table in the model, or a file beside it.
+    In the second case requests bring embeddings along: each image field has a further input
+    `FIELD_embedding`, [B, D] or [B, T, D] (in an Example floats `FIELD.embedding`). An image that
+    is not in the table has the embedding zero, the vector that training with `missing="zeros"`
+    gives it. The given model is afterwards what it was before.
 
     Args:
         model: A built model of this process (not on parameter servers), batch -> [B, 1] or a dict
@@ -96,6 +104,8 @@ def export(
             returns, if the model has that.
         signatures: Names of those to write, all by default. Variables that they do not read stay
             out, so that one tower is served without the tables of the other.
+        table: "inside" the model, or beside it as "parquet" or "hdf5".
+        table_dtype: Type of the table's floats, "float32" or "float16".
         progress: Called with a store's name, the images embedded so far, and the images in all.
 
     Returns:
@@ -118,7 +128,7 @@ def export(
         >>> _ = model({"price": tf.zeros([1, 1])})
         >>> directory = tempfile.mkdtemp() + "/model"
         >>> _ = export(model, schema, directory)
-        >>> serve = tf.saved_model.load(directory).signatures["serving_default"]
+        >>> serve = tf.saved_model.load(directory).signatures["predict"]
         >>> serve(price=tf.constant([[0.0]]))["click_probability"].numpy().tolist()
         [[0.5]]
     """
@@ -126,97 +136,48 @@ def export(
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ExportError(f"{path} exists; export to a directory that is new or empty")
     _check_model(model)
+    image_tables.check_table(table, table_dtype)
     layers = _image_layers(model, images)
+    widths = {} if table == image_tables.INSIDE else _widths(schema, layers)
     if parts is None:
         parts = getattr(model, "served_parts", dict)()
-    makers = _signatures(model, schema, layers, parts)
+    makers = _signatures(model, schema, layers, parts, widths)
     chosen = list(makers) if signatures is None else _chosen(signatures, makers)
+    embedded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     with contextlib.ExitStack() as tables:
         for layer, store in {id(each): (each, name) for name, each in layers.items()}.values():
-            table = embed_store(layer, progress and _named(progress, store))
-            tables.enter_context(layer.table(*table))
+            ids, embeddings = embed_store(layer, progress and _named(progress, store))
+            embeddings = image_tables.as_dtype(embeddings, table_dtype)
+            if table == image_tables.INSIDE:
+                tables.enter_context(layer.table(ids, embeddings))
+            else:
+                embedded[store] = ids, embeddings
         traced = {name: makers[name]() for name in chosen}
-        # What the signatures read and no more: no optimizer, and each variable once. Kept here,
-        # since nothing else holds the tables once the layers have let go of them.
-        state = {id(v): v for signature in traced.values() for v in signature.graph.variables}
+        # Kept here, since nothing else holds the tables once the layers have let go of them.
+        state = _state(model, traced)
     module = tf.Module()
     module.state = list(state.values())
-    description = _describe(schema, layers, traced)
+    description = _describe(schema, layers, traced, widths)
+    description["variables"] = list(state)
+    owners = {id(layer): store for store, layer in layers.items()}
+    for store, about in description["images"].items():
+        about |= {"table": table, "dtype": table_dtype, "default": [0.0] * about["embedding_width"]}
+        if table != image_tables.INSIDE:
+            about["file"] = image_tables.file_name(owners[id(layers[store])], table)
     try:
-        tf.saved_model.save(module, str(path), signatures=traced)
+        # Nobody trains an export, and a gradient may have no meaning (of a mask that is gathered).
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, str(path), signatures=traced, options=options)
         check_stock_ops(path)
         file = path / DESCRIPTION_FILE
         file.parent.mkdir()
+        for store, (ids, embeddings) in embedded.items():
+            image_tables.write_table(file.parent, store, table, ids, embeddings)
         file.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
     return description
-
-
-def input_names(schema: Schema) -> dict[str, str]:
-    """Returns key in a batch -> name of the input of `serving_default`.
-
-    They are the same but for characters that TensorFlow does not allow there, which become "_":
-    the weights of `words` are `words.weight` in a batch and `words_weight` in a request.
-
-    Raises:
-        ExportError: If two keys would get one name.
-
-    Example:
-        >>> from amstf.schema import Field
-        >>> field = Field("a b", "weighted_sparse", is_list=True, vocabulary_size=9)
-        >>> input_names(Schema((field, Field("click", "label"))))
-        {'a b': 'a_b', 'a b.weight': 'a_b_weight'}
-    """
-    names: dict[str, str] = {}
-    for key in input_specs(schema):
-        name = re.sub(r"[^A-Za-z0-9_]", "_", key)
-        if not name[0].isalpha() or name == "self":
-            name = f"field_{name}"
-        for other, taken in names.items():
-            if taken == name:
-                raise ExportError(
-                    f"fields {other!r} and {key!r} would both be the input {name!r} of the "
-                    "signature; rename one of them in the schema"
-                )
-        names[key] = name
-    return names
-
-
-def named_outputs(
-    predictions: Any, schema: Schema, labels: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """Returns a model's predictions by the names that the outputs of signatures have.
-
-    Args:
-        predictions: [B, 1], of one label, or a dict of label -> [B, 1].
-        schema: Names the labels; the first is the click.
-        labels: The labels that the model predicts; the first of the schema if None.
-
-    Raises:
-        ExportError: If two labels would get one name.
-
-    Example:
-        >>> from amstf.schema import Field
-        >>> schema = Schema((Field("clicked", "label"), Field("bought", "label")))
-        >>> named_outputs({"clicked": 0.5, "bought": 0.1}, schema)
-        {'click_probability': 0.5, 'bought_probability': 0.1}
-    """
-    first = schema.labels[0].name
-    if not isinstance(predictions, Mapping):
-        predictions = {labels[0] if labels else first: predictions}
-    outputs: dict[str, Any] = {}
-    for label, values in predictions.items():
-        name = re.sub(r"[^A-Za-z0-9_]", "_", label) + "_probability"
-        name = CLICK_PROBABILITY if label == first else name
-        if name in outputs:
-            raise ExportError(
-                f"label {label!r} and another would both be the output {name!r} of the signature; "
-                "rename one of them in the schema"
-            )
-        outputs[name] = values
-    return outputs
 
 
 def _check_model(model: keras.Model) -> None:
@@ -232,6 +193,23 @@ def _check_model(model: keras.Model) -> None:
             )
 
 
+def _state(model: keras.Model, signatures: Mapping[str, Any]) -> dict[str, tf.Variable]:
+    """Returns what the signatures read and no more: no optimizer, and each variable once.
+
+    Returns:
+        Name -> variable, the model's weights in its order, then the tables. The names are those by
+        which two exports are compared; Keras' own count the models of a process.
+    """
+    read = {id(v): v for signature in signatures.values() for v in signature.graph.variables}
+    weights = {f"weights/{k}": read.pop(id(v), None) for k, v in enumerate(model.weights)}
+    others = {variable.name: variable for variable in read.values()}
+    return {
+        name: variable
+        for name, variable in (*weights.items(), *sorted(others.items()))
+        if variable is not None
+    }
+
+
 def _image_layers(
     model: keras.Model, images: Mapping[str, AmsEmbedding] | None
 ) -> dict[str, AmsEmbedding]:
@@ -239,6 +217,15 @@ def _image_layers(
         images = getattr(model, "image_embeddings", {})
     # A layer of another kind brings its own embeddings; the check of the ops has the last word.
     return {name: layer for name, layer in images.items() if isinstance(layer, AmsEmbedding)}
+
+
+def _widths(schema: Schema, layers: Mapping[str, AmsEmbedding]) -> dict[str, int]:
+    """Returns the image fields whose embeddings a request brings -> floats of each."""
+    return {
+        field.name: layers[field.store_name].embedding_width
+        for field in schema.of_kind(IMAGE)
+        if field.store_name in layers
+    }
 
 
 def _named(progress: Progress, store: str) -> Callable[[int, int], None]:
@@ -250,6 +237,7 @@ def _signatures(
     schema: Schema,
     layers: Mapping[str, AmsEmbedding],
     parts: Mapping[str, ServedPart],
+    widths: Widths,
 ) -> dict[str, Callable[[], Any]]:
     """Returns the name of each signature that the model can have -> a function that traces it."""
     labels = getattr(model, "labels", None)
@@ -259,14 +247,14 @@ def _signatures(
 
     whole = ServedPart(predict, input_specs(schema))
     makers: dict[str, Callable[[], Any]] = {
-        SERVE_INPUTS: functools.partial(_trace_part, whole, schema),
-        SERVE_EXAMPLES: functools.partial(_trace_examples, whole, schema),
+        SERVE_EXAMPLES: functools.partial(trace_examples, whole, schema, widths),
     }
-    for name, part in parts.items():
-        makers[name] = functools.partial(_trace_part, part, schema)
+    for name, part in {PREDICT: whole, **parts}.items():
+        part = with_embeddings(part, widths)
+        makers[name] = functools.partial(trace_part, part, schema, widths)
     for store, layer in layers.items():
         name = EMBED_IMAGES if len(layers) == 1 else f"{EMBED_IMAGES}_{store}"
-        makers[name] = functools.partial(_trace_embed_images, layer)
+        makers[name] = functools.partial(trace_embed_images, layer)
     return makers
 
 
@@ -280,48 +268,13 @@ def _chosen(signatures: Iterable[str], known: Iterable[str]) -> list[str]:
     return chosen
 
 
-def _trace_part(part: ServedPart, schema: Schema) -> Any:
-    of_batch = input_names(schema)
-    names = {key: of_batch.get(key, key) for key in part.inputs}
-
-    @tf.function
-    def serve(**inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
-        batch = {key: inputs[name] for key, name in names.items()}
-        for field in schema.inputs:
-            if field.max_length is not None:
-                # As the reader of the training data does.
-                for key in {field.name, field.weight_name} & batch.keys():
-                    batch[key] = batch[key][:, : field.max_length]
-        return part.function(batch)
-
-    return serve.get_concrete_function(**{
-        names[key]: tf.TensorSpec(spec.shape, spec.dtype, names[key])
-        for key, spec in part.inputs.items()
-    })  # fmt: skip
-
-
-def _trace_examples(whole: ServedPart, schema: Schema) -> Any:
-    @tf.function
-    def serve_examples(examples: tf.Tensor) -> Mapping[str, tf.Tensor]:
-        return whole.function(parse_batch(examples, schema.inputs))
-
-    return serve_examples.get_concrete_function(tf.TensorSpec([None], tf.string, EXAMPLES))
-
-
-def _trace_embed_images(layer: AmsEmbedding) -> Any:
-    @tf.function
-    def embed_images(features: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {EMBEDDINGS: layer.embed_features(features)}
-
-    return embed_images.get_concrete_function(
-        tf.TensorSpec([None, layer.store.width], tf.float32, FEATURES)
-    )
-
-
 def _describe(
-    schema: Schema, layers: Mapping[str, AmsEmbedding], signatures: Mapping[str, Any]
+    schema: Schema,
+    layers: Mapping[str, AmsEmbedding],
+    signatures: Mapping[str, Any],
+    widths: Widths,
 ) -> dict[str, Any]:
-    fields = {name: key for key, name in input_names(schema).items()}
+    fields = {name: key for key, name in input_names(schema, widths).items()}
 
     def specs(tensors: Mapping[str, tf.TensorSpec], of_batch: bool) -> dict[str, Any]:
         return {
@@ -341,7 +294,7 @@ def _describe(
         "version": _VERSION,
         "signatures": {
             name: {
-                "inputs": specs(inputs(signature), of_batch=_takes_a_batch(name)),
+                "inputs": specs(inputs(signature), of_batch=takes_a_batch(name)),
                 "outputs": specs(signature.structured_outputs, of_batch=False),
             }
             for name, signature in signatures.items()
@@ -359,12 +312,29 @@ def _describe(
     }
 
 
-def _takes_a_batch(signature: str) -> bool:
-    return signature != SERVE_EXAMPLES and not signature.startswith(EMBED_IMAGES)
-
-
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def read_description(export: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads what an export says of itself, `assets.extra/amstf.json`.
+
+    Raises:
+        ExportError: If it is missing or broken.
+    """
+    path = pathlib.Path(export, DESCRIPTION_FILE)
+    try:
+        content: dict[str, Any] = files.parse_json(files.read_text(path))
+        if content["version"] != _VERSION:
+            raise ValueError(
+                f"its version is {content['version']!r}, this program reads {_VERSION}"
+            )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(
+            f"{path} is not the description of an export ({error}); python -m launch.export makes "
+            "one"
+        ) from error
+    return content

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -103,15 +102,10 @@ def make_step(config: Config, length: int, way: str) -> Callable[[], tuple[np.nd
 
 def peak_growth(step: Callable[[], Any]) -> float:
     """Returns by how many MB the peak of this process's memory grows over two steps."""
-    before = _peak_mb()
+    before = harness.peak_mb()
     for _ in range(2):
         step()
-    return _peak_mb() - before
-
-
-def _peak_mb() -> float:
-    with open("/proc/self/status", encoding="ascii") as file:
-        return int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1]) / 1e3
+    return harness.peak_mb() - before
 
 
 def _memory(config: Config, length: int, way: str) -> float:

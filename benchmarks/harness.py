@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import statistics
 import subprocess
 import time
@@ -191,6 +192,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         ]
         lines.append(" ".join(aligned).rstrip())
     return "\n".join(lines)
+
+
+def peak_mb() -> float:
+    """Returns the greatest memory that this process has had so far, in MB."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert peak, "this kernel does not tell"
+    return int(peak[1]) / 1e3
 
 
 def _cell(value: Any) -> str:

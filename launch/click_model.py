@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from launch.run_directory import (
     EMBEDDING_MLP,
     FIRST_LABEL,
     LR,
+    MUTUAL,
     NO_IMAGES,
     PRERANK,
     RunConfig,
@@ -35,6 +37,7 @@ from models import (
     EmbeddingMlp,
     IdRegularization,
     LogisticRegression,
+    MutualLearning,
     TwoTower,
     build,
     image_tower,
@@ -65,8 +68,17 @@ def image_width(stores: Mapping[str, ImageStore]) -> int | dict[str, int]:
     return widths if len(set(widths.values())) > 1 else max(widths.values(), default=0)
 
 
+def with_image_width(config: RunConfig, stores: Mapping[str, ImageStore]) -> RunConfig:
+    """Returns a configuration, and in it those of members, that knows how wide images are."""
+    width = 0 if config.images == NO_IMAGES else image_width(stores)
+    members = {name: with_image_width(member, stores) for name, member in config.members.items()}
+    return dataclasses.replace(config, image_width=width, members=members)
+
+
 def labels_of(config: RunConfig, schema: Schema) -> list[str]:
-    """Returns the names of the labels that the model predicts."""
+    """Returns the names of the labels that the model predicts, or each model of a mutual run."""
+    if config.model == MUTUAL:
+        config = next(iter(config.members.values()))
     labels = [field.name for field in schema.labels]
     only_first = config.labels == FIRST_LABEL or config.model == PRERANK
     return labels[:1] if only_first else labels
@@ -85,6 +97,12 @@ def make_model(config: RunConfig, schema: Schema, stores: dict[str, ImageStore])
             another width than the run was trained with.
         SchemaError: If the schema has no fields that the model needs.
     """
+    if config.model == MUTUAL:
+        members = {n: make_model(one, schema, stores) for n, one in config.members.items()}
+        model = MutualLearning(
+            members, config.agreement, config.mutual_weight, config.mutual_warm_up
+        )
+        return build(model, schema)
     keras.utils.set_random_seed(config.seed)
     common = {
         "hidden": config.hidden,

@@ -82,6 +82,7 @@ def predict_labels(
     split: str,
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], None] | None = None,
+    label_of: Mapping[str, str] | None = None,
 ) -> dict[str, Predictions]:
     """Scores all samples of a split once, in this process.
 
@@ -91,9 +92,11 @@ def predict_labels(
         split: The split.
         batch_size: Samples per batch (B).
         progress: Called with the number of samples of each batch when it is scored.
+        label_of: Name of an output -> the label that it predicts; by default outputs are named as
+            their labels.
 
     Returns:
-        Label -> its predictions, for each label that the model predicts, the first of the schema
+        Output -> its predictions, for each label that the model predicts, the first of the schema
         if it gives no dict.
 
     Raises:
@@ -104,8 +107,10 @@ def predict_labels(
     first = schema.labels[0].name
     kept = [schema.group and schema.group.name, schema.item]
     columns: dict[str, list[np.ndarray]] = {name: [] for name in kept if name}
-    clicks: dict[str, list[np.ndarray]] = {first: []}
-    scores: dict[str, list[np.ndarray]] = {first: []}
+    label_of = label_of or {}
+    # Of an empty split too.
+    clicks: dict[str, list[np.ndarray]] = {name: [] for name in label_of or (first,)}
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in label_of or (first,)}
 
     inputs = {name for f in schema.inputs for name in (f.name, f.weight_name)} | {GROUP_INDEX}
     with record_errors(samples, split), ops.image_errors():
@@ -113,13 +118,14 @@ def predict_labels(
             predicted = score({name: value for name, value in batch.items() if name in inputs})
             if not isinstance(predicted, Mapping):
                 predicted = {first: predicted}
-            for label, values in predicted.items():
-                scores.setdefault(label, []).append(values.numpy().ravel())
-                clicks.setdefault(label, []).append(batch[label].numpy().ravel())
+            for name, values in predicted.items():
+                scores.setdefault(name, []).append(values.numpy().ravel())
+                label = label_of.get(name, name)
+                clicks.setdefault(name, []).append(batch[label].numpy().ravel())
             for name, values in per_impression(batch, schema, columns).items():
                 columns[name].append(values.numpy().ravel())
             if progress is not None:
-                progress(len(predicted[first]))
+                progress(len(next(iter(predicted.values()))))
     groups, items = (np.concatenate(columns[n]) if columns.get(n or "") else None for n in kept)
     return {
         label: Predictions(_joined(clicks[label]), _joined(values), groups, items)

@@ -9,6 +9,7 @@ base_networks  LR, Embedding&MLP, DIN without and with images (Figure 5)
 warm_up        starting from the model of earlier data: nothing, all but ids, all (Table 5)
 prerank        two towers without and with images (Table 8)
 tuning         settings, by the validation split alone
+mutual         models trained together, from scratch and after training alone (arXiv 2406.12087)
 content        vectors of videos, for new and for known items
 
 Trains and measures what has no result yet, several runs at a time, and prints the table. With

@@ -4,21 +4,35 @@
 
 Writes stock TensorFlow ops only: the image embeddings of the store become a table in the model, the
 images themselves are not needed any more. Then checks itself: a fresh process without this
-project's code scores samples of the data set, which must agree with the model to 1e-5. The
-directory appears when all is done; a run that fails or is stopped leaves nothing under --out.
+project's code scores samples of the data set, which must agree with the model to 1e-5 (5e-3 with a
+float16 table). The directory appears when all is done; a run that fails or is stopped leaves
+nothing under --out.
 
 Signatures:
-  serving_default  the fields of a sample by name (lists padded with -1) -> click_probability
-  serve_examples   serialized tf.train.Examples as `examples` -> click_probability
+  serving_default  serialized tf.train.Examples as `examples` -> click_probability
+  predict          the fields of a sample by name (lists padded with -1) -> click_probability
+  score_ads        the fields of one user, those of N ads -> click_probability [N, 1]
   embed_images     raw `features` of images that are not in the table -> embeddings
 Of several labels each has an output, LABEL_probability. A prerank model has its towers too:
   user_embedding   the fields of user and context -> user_embedding
   ad_embedding     the fields of the ad -> ad_embedding
   score_ads        user_embedding [B, D], ad_embeddings [N, D] -> click_probability [B, N]
+
+With --table=parquet or hdf5 the embeddings are a file beside the model, for a key-value store of
+the ranking server; requests then bring them along, as FIELD_embedding. A model card (model_card.md
+and .json in assets.extra) says what the model is, how good, and has checksums of all files.
+
+    python -m launch.export --run=RUN --out=NEW --since=OLD
+
+also writes NEW/assets.extra/delta.h5: what changed since the export OLD was made. Another process
+that has OLD loaded follows with `amstf.delta.apply_delta(loaded, path)`.
 """
+
+from __future__ import annotations
 
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -27,8 +41,12 @@ from launch import program
 from launch.new_directory import new_directory
 from launch.run_directory import RunDirectory
 
+if TYPE_CHECKING:
+    from amstf.delta import DeltaSummary
+
 FLAGS = flags.FLAGS
 REQUEST_FILE = "assets.extra/predict_request.json"
+DELTA_FILE = "assets.extra/delta.h5"
 
 flags.DEFINE_string("run", None, "Directory of the training run.", required=True)
 flags.DEFINE_string("out", None, "Directory of the SavedModel to make.", required=True)
@@ -41,6 +59,22 @@ flags.DEFINE_list(
     None,
     "Signatures to write, all by default. What they do not read stays out: with "
     "--signatures=ad_embedding the SavedModel is the ad's tower alone.",
+)
+flags.DEFINE_enum(
+    "table",
+    "inside",
+    ["inside", "parquet", "hdf5"],
+    "Where the embeddings of the store's images are: in the model, or in a file beside it.",
+)
+flags.DEFINE_enum(
+    "table_dtype",
+    "float32",
+    ["float32", "float16"],
+    "Type of their floats. float16 halves the table and moves predictions a little; the check "
+    "says how much.",
+)
+flags.DEFINE_string(
+    "since", None, "An earlier export of the model: also write what changed since, as a delta."
 )
 flags.DEFINE_bool("overwrite", False, "Whether to replace an export that is there.")
 flags.DEFINE_string("check_split", "test", "Split whose samples the check scores.")
@@ -61,22 +95,48 @@ def main(arguments: list[str]) -> int | None:
     ) as work:
         # TensorFlow takes seconds to import, and wrong paths should be answered at once.
         from amstf.data import Samples
-        from amstf.export import SERVE_INPUTS, export
+        from amstf.delta import write_delta
+        from amstf.export import export, read_description
         from amstf.schema import Schema
+        from amstf.signatures import PREDICT
         from launch.click_model import load_run
-        from launch.export_check import check_export, first_records
+        from launch.export_check import TOLERANCE, check_export, first_records, request_batch
+        from launch.model_card import write_model_card
         from launch.rest_request import write_rest_request
 
+        if FLAGS.since:
+            read_description(FLAGS.since)
         samples = Samples.open(FLAGS.dataset) if FLAGS.dataset else None
         model, samples, _ = load_run(run, samples, FLAGS.checkpoint)
         schema = Schema.load(run.path)
         examples = first_records(samples, FLAGS.check_split, FLAGS.check_samples)
-        description = export(model, schema, work, signatures=FLAGS.signatures, progress=_Progress())
-        signatures = description["signatures"]
-        differences = check_export(work, model, schema, examples, signatures)
-        if examples and SERVE_INPUTS in signatures:
-            write_rest_request(work / REQUEST_FILE, schema, examples[:2])
+        description = export(
+            model,
+            schema,
+            work,
+            signatures=FLAGS.signatures,
+            table=FLAGS.table,
+            table_dtype=FLAGS.table_dtype,
+            progress=_Progress(),
+        )
+        beside = None if FLAGS.table == "inside" else FLAGS.table_dtype
+        differences = check_export(
+            work,
+            model,
+            schema,
+            examples,
+            description["signatures"],
+            beside=beside,
+            tolerance=TOLERANCE[FLAGS.table_dtype],
+        )
+        if examples and PREDICT in description["signatures"]:
+            batch = request_batch(model, schema, examples[:2], beside)
+            write_rest_request(work / REQUEST_FILE, schema, batch)
+        delta = write_delta(FLAGS.since, work, work / DELTA_FILE) if FLAGS.since else None
+        write_model_card(work, run, FLAGS.checkpoint, samples, description, differences)
     print(summary(FLAGS.out, description, differences, len(examples), str(samples.directory)))
+    if delta is not None:
+        print(_describe_delta(delta))
     return None
 
 
@@ -99,6 +159,11 @@ def summary(
             f"  {store}: {images['images']:,} images as embeddings of {images['embedding_width']} "
             f"(raw: {images['features']} features each, not inside)"
         )
+        if "file" in images:
+            lines.append(
+                f"    in {path / 'assets.extra' / images['file']}, {images['dtype']}; requests "
+                "bring them along"
+            )
     if not description["images"]:
         lines.append("  no images: this model sees ids only")
     if differences:
@@ -110,30 +175,43 @@ def summary(
         lines.append("  NOT checked: no signature takes what samples hold")
     else:
         lines.append(f"  NOT checked: split {FLAGS.check_split!r} has no samples")
-    lines += ["", *_hints(out, path, description["signatures"], dataset)]
+    lines += ["", *_hints(out, path, description, dataset)]
     return "\n".join(lines)
 
 
-def _hints(out: str, path: pathlib.Path, signatures: dict, dataset: str) -> list[str]:
+def _hints(out: str, path: pathlib.Path, description: dict, dataset: str) -> list[str]:
     """Returns what to do with the export next."""
+    signatures = description["signatures"]
+    beside = any("file" in images for images in description["images"].values())
     lines = [
         "  serve:  docker run -p 8500:8500 -p 8501:8501 -e MODEL_NAME=click \\",
         f"            -v {path}:/models/click/1 tensorflow/serving",
     ]
-    if "serve_examples" in signatures:
+    if "serving_default" in signatures and not beside:
         score = f"  score:  python -m launch.score --export={out} --samples={dataset} \\"
         lines = [score, "            --out=scores.csv", *lines]
-    if "serving_default" in signatures:
+    if "predict" in signatures:
         lines += [
             "  ask:    REST  curl localhost:8501/v1/models/click:predict \\",
             f"                  -d @{path / REQUEST_FILE}",
         ]
-    if "serve_examples" in signatures:
+    if "serving_default" in signatures:
         lines += [
-            "          gRPC  localhost:8500, PredictRequest with signature_name 'serve_examples'",
+            "          gRPC  localhost:8500, PredictRequest with signature_name 'serving_default'",
             "                and `examples`: serialized tf.train.Examples, as a data set holds",
         ]
     return lines
+
+
+def _describe_delta(delta: DeltaSummary) -> str:
+    """Returns what changed since the earlier export, for people."""
+    rows = sum(delta.rows.values())
+    return (
+        f"\n  since {FLAGS.since}: {rows:,} rows of {len(delta.rows)} variables changed, "
+        f"{delta.images_changed:,} images are new or have another embedding, "
+        f"{delta.images_removed:,} are gone\n"
+        f"    {pathlib.Path(FLAGS.out).absolute() / DELTA_FILE}, {delta.bytes / 1e6:,.1f} MB"
+    )
 
 
 class _Progress:

@@ -1,12 +1,14 @@
 """Makes a data set: samples in three splits (train, validation, test) and an image store.
 
-    python -m launch.prepare synthetic --out=DATASET
+    python -m launch.prepare synthetic --out=DATASET [--render=PICTURES]
     python -m launch.prepare movielens --ratings=DIR --features=FILE.h5 --out=DATASET
     python -m launch.prepare tiktok --source=DIR --split=new_items --out=DATASET
 
 synthetic   Clicks from a known click model in which images carry taste. Items that appear only in
             the test show how a model does without history. Every sample holds its true click
             probability, so the summary says the best AUC that any model can reach. Needs nothing.
+            With --render each item is drawn as a product picture, and launch.extract makes the
+            images' features from these: the whole road from pixels.
 movielens   MovieLens-100k: a rating of 4 or 5 is a click, the movie's poster the image, the movies
             that the user rated so before are the behaviours. The last 20 % of each user's ratings
             are the test, the 10 % before them the validation.
@@ -22,6 +24,7 @@ group; --page_size makes page views of several impressions that do not see each 
 The directory appears when all is done; a run that fails or is stopped leaves nothing under --out.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 
@@ -35,6 +38,8 @@ from launch import program
 from launch.datasets import feature_map, movielens, synthetic, tiktok
 from launch.datasets.halves import HALVES
 from launch.datasets.new_dataset import new_dataset
+from launch.datasets.pictures import LIST_FILE, Pictures
+from launch.new_directory import new_directory
 
 FLAGS = flags.FLAGS
 KINDS = ("synthetic", "movielens", "tiktok")
@@ -48,8 +53,9 @@ flags.DEFINE_integer(
 flags.DEFINE_enum(
     "image_dtype",
     None,
-    ["float16", "float32"],
-    "Stored type of the images' features; if not given float16 for synthetic, float32 for others.",
+    ["float16", "float32", "uint8"],
+    "Stored type of the images' features (uint8: with a scale for each image); if not given "
+    "float16 for synthetic, float32 for others.",
 )
 flags.DEFINE_bool(
     "standardise",
@@ -90,6 +96,15 @@ flags.DEFINE_enum(
     None,
     HALVES,
     "synthetic, movielens: leave out the other half in time of the training split.",
+)
+flags.DEFINE_string(
+    "render",
+    None,
+    "synthetic: directory to draw the items in, as pictures; the data set has no features of "
+    "images then until launch.extract makes them from the pictures.",
+)
+flags.DEFINE_integer(
+    "picture_size", 224, "synthetic: pixels of a picture's side, with --render.", lower_bound=16
 )
 flags.DEFINE_string("ratings", None, "movielens: directory with u.data, u.user and u.item.")
 flags.DEFINE_string(
@@ -136,9 +151,14 @@ flags.DEFINE_float(
     "new_items", _DEFAULT.new_items, "synthetic: share of the items that only the test shows."
 )
 flags.DEFINE_float(
+    "new_validation_items",
+    _DEFAULT.new_validation_items,
+    "synthetic: share of the items that validation shows and training does not.",
+)
+flags.DEFINE_float(
     "new_item_impressions",
     _DEFAULT.new_item_impressions,
-    "synthetic: share of the test impressions that show such an item.",
+    "synthetic: share of the test's impressions, or of validation's, that show such an item.",
 )
 flags.DEFINE_float(
     "hidden_quality",
@@ -172,6 +192,8 @@ def main(arguments: list[str]) -> int | None:
         )
     if FLAGS["group_size"].present and not FLAGS.group_by_user:
         raise ConfigError("--group_size has a meaning with --group_by_user only; give both")
+    if FLAGS.render is not None:
+        _check_render(arguments[0])
     with new_dataset(FLAGS.out, overwrite=FLAGS.overwrite) as directory:
         _PREPARE[arguments[0]](directory)
         if FLAGS.standardise or FLAGS.pca:
@@ -212,7 +234,16 @@ def summary(directory: str) -> str:
             f"  best reachable on {part} ({best[part]['impressions']:,} samples): "
             f"{', '.join(measures) or 'one class only'}"
         )
-    lines += ["", f"  next: python -m launch.train --dataset={directory} --model=dicm --out=RUN"]
+    command = f"train --dataset={directory} --model=dicm --out=RUN"
+    if pictures := info.get("pictures"):
+        lines.append(f"  images: none yet; the items are drawn in {pictures}")
+        # What a backbone gives has a large mean and small differences: models want it standardised.
+        command = (
+            f"extract --images={pictures} --out={pictures}.h5\n"
+            f"        python -m launch.store convert {pictures}.h5 --standardise "
+            f"--out={pathlib.Path(directory, 'images.h5')} --dataset={directory}"
+        )
+    lines += ["", f"  next: python -m launch.{command}"]
     return "\n".join(lines)
 
 
@@ -220,14 +251,40 @@ def _synthetic(directory: pathlib.Path) -> None:
     names = {field.name for field in dataclasses.fields(synthetic.SyntheticConfig)}
     given = {n: FLAGS[n].value for n in names & set(FLAGS) if FLAGS[n].value is not None}
     config = synthetic.SyntheticConfig(**given)
-    synthetic.prepare(
-        config,
-        directory,
-        num_shards=FLAGS.num_shards,
-        image_dtype=FLAGS.image_dtype or "float16",
-        group_size=_group_size(),
-        train_half=FLAGS.train_half or "",
-    )
+    with contextlib.ExitStack() as stack:
+        pictures = None
+        if FLAGS.render is not None:
+            drawn = stack.enter_context(
+                new_directory(
+                    FLAGS.render,
+                    what="a directory of drawn pictures",
+                    marker=LIST_FILE,
+                    overwrite=FLAGS.overwrite,
+                    error=ConfigError,
+                )
+            )
+            shown_as = pathlib.Path(FLAGS.render).absolute()
+            pictures = Pictures(drawn, FLAGS.picture_size, shown_as)
+        synthetic.prepare(
+            config,
+            directory,
+            num_shards=FLAGS.num_shards,
+            image_dtype=FLAGS.image_dtype or "float16",
+            group_size=_group_size(),
+            train_half=FLAGS.train_half or "",
+            pictures=pictures,
+        )
+
+
+def _check_render(kind: str) -> None:
+    if kind != "synthetic":
+        raise ConfigError(f"--render draws the items of synthetic only; got {kind}")
+    for name in ("standardise", "pca", "image_dtype", "image_width"):
+        if FLAGS[name].present:
+            raise ConfigError(
+                f"--{name} is about features of images, and with --render there are none before "
+                "launch.extract makes them; leave it out"
+            )
 
 
 def _movielens(directory: pathlib.Path) -> None:

@@ -71,7 +71,8 @@ def run(
     Args:
       main: takes the positional arguments and returns the exit code (None: 0).
       argument_names: names of the positional arguments the program takes, for the help page and
-        for the check; a program with flags only takes none.
+        for the check; a program with flags only takes none. After a last name that ends in "..."
+        there may be any number.
       argv: the command line with the program's name first; default `sys.argv`.
 
     Example: `program.run(main, argument_names=["KIND"])` for `python -m launch.prepare synthetic`.
@@ -165,7 +166,8 @@ def _parse(args: list[str], argument_names: Sequence[str]) -> list[str]:
     flags.FLAGS.set_gnu_getopt(True)
     try:
         arguments = flags.FLAGS(args)[1:]
-        if len(arguments) > len(argument_names):
+        has_end = not (argument_names and argument_names[-1].endswith("..."))
+        if has_end and len(arguments) > len(argument_names):
             extra = arguments[len(argument_names)]
             raise flags.Error(f"unexpected argument {extra!r} (a flag is written --name=value)")
     except flags.Error as error:

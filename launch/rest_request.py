@@ -5,33 +5,31 @@ from __future__ import annotations
 import base64
 import json
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from amstf.data import parse_batch
-from amstf.export import input_names
 from amstf.schema import Schema
+from amstf.signatures import EMBEDDING_SUFFIX, PREDICT, Batch, input_names
 
 
-def write_rest_request(path: pathlib.Path, schema: Schema, examples: Sequence[bytes]) -> None:
+def write_rest_request(path: pathlib.Path, schema: Schema, batch: Batch) -> None:
     """Writes the body of a `:predict` request that asks about some samples.
 
     Args:
         path: JSON file to write.
         schema: The fields of a batch.
-        examples: Serialized samples.
+        batch: The samples, with embeddings of their images if the export takes these.
     """
-    batch = parse_batch(tf.constant(list(examples)), schema.inputs)
-    names = input_names(schema)
+    given = [key.removesuffix(EMBEDDING_SUFFIX) for key in batch if key.endswith(EMBEDDING_SUFFIX)]
+    names = input_names(schema, given)
     columns = {names[key]: value.numpy() for key, value in batch.items()}
     instances = [
         {name: _to_json(values[k]) for name, values in columns.items()}
-        for k in range(len(examples))
+        for k in range(len(next(iter(columns.values()))))
     ]
-    path.write_text(json.dumps({"instances": instances}) + "\n", encoding="utf-8")
+    request = {"signature_name": PREDICT, "instances": instances}
+    path.write_text(json.dumps(request) + "\n", encoding="utf-8")
 
 
 def _to_json(value: Any) -> Any:

@@ -11,6 +11,7 @@ RUN/report.json       the end: configuration, versions, metrics, times, counters
 RUN/evaluations.csv   what an evaluator process measured, a row for each checkpoint
 RUN/report.html       launch.report: all of it, for people
 RUN/logs/             output of workers and servers of a local cluster
+RUN/members/NAME/     of a run of launch.mutual: each of its models, as a run of its own
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ from amstf.schema import Schema
 
 LR, EMBEDDING_MLP, DIN, DICM, PRERANK = MODELS = ("lr", "embedding_mlp", "din", "dicm", "prerank")
 """Models; dicm is embedding_mlp with images."""
+
+MUTUAL = "mutual"
+"""Model of a run of launch.mutual: several that are trained together."""
+
+AGREEMENTS = ("squared", "logit", "kl")
+"""As `models.AGREEMENTS`."""
 
 NO_IMAGES, AD_IMAGE, BEHAVIOUR_IMAGES, BOTH_IMAGES = IMAGES = ("none", "ad", "behaviours", "both")
 """Images that a model sees."""
@@ -67,7 +74,7 @@ class RunConfig:
 
     Attributes:
         dataset: Directory of the data set.
-        model: One of `MODELS`.
+        model: One of `MODELS`, or `MUTUAL`.
         hidden: Widths of the MLP.
         dropout: Dropout of the MLP in training.
         tower: Widths of the trainable part of E; the last is D.
@@ -98,6 +105,11 @@ class RunConfig:
         preset: Name of the flags' preset, "" for none; what they were is in the other attributes.
         warm_start_mode: Which of its weights, one of `WARM_STARTS`; "" for partial with
             `warm_start`, none without.
+        members: Of a model `MUTUAL` name -> what each of its models is; data set, batches, passes
+            patience and cluster are those of the whole.
+        agreement: One of `AGREEMENTS`.
+        mutual_weight: Of the agreement in each model's loss.
+        mutual_warm_up: Updates of the optimizer over which that grows from 0.
     """
 
     dataset: str
@@ -129,10 +141,24 @@ class RunConfig:
     learning_rate_decay: float = 1.0
     decay_steps: int = 24_000
     preset: str = ""
+    members: dict[str, RunConfig] = dataclasses.field(default_factory=dict)
+    agreement: str = AGREEMENTS[0]
+    mutual_weight: float = 1.0
+    mutual_warm_up: int = 0
 
     def __post_init__(self) -> None:
+        if bool(self.members) != (self.model == MUTUAL):
+            raise ConfigError(
+                f"model {self.model} with {len(self.members)} members; {MUTUAL} has some, the "
+                "others none"
+            )
+        shared = {name: getattr(self, name) for name in _OF_THE_WHOLE}
+        members = {n: dataclasses.replace(m, **shared) for n, m in self.members.items()}
+        object.__setattr__(self, "members", members)
         if self.images == "":
-            object.__setattr__(self, "images", BOTH_IMAGES if self.model == DICM else NO_IMAGES)
+            sees_images = any(member.images != NO_IMAGES for member in self.members.values())
+            sees_images |= self.model == DICM
+            object.__setattr__(self, "images", BOTH_IMAGES if sees_images else NO_IMAGES)
         if (self.model, self.images) == (DICM, NO_IMAGES):
             raise ConfigError(
                 f"model dicm without images is {EMBEDDING_MLP}; ask for that, or for some of "
@@ -172,6 +198,8 @@ class RunConfig:
     @property
     def title(self) -> str:
         """The model in a few words."""
+        if self.members:
+            return ", ".join(f"{name} ({m.title})" for name, m in self.members.items())
         usual = BOTH_IMAGES if self.model == DICM else NO_IMAGES
         return self.model if self.images == usual else f"{self.model}, images: {self.images}"
 
@@ -180,6 +208,7 @@ class RunConfig:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
 
+_OF_THE_WHOLE = ("dataset", "batch_size", "epochs", "patience", "ams")
 _WIDTHS = ("hidden", "tower")
 # Floats where floats are wanted. Far above use, and far below what a weight's size overflows at.
 _RANGES: dict[str, tuple[float, float]] = {
@@ -188,7 +217,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dropout": (0.0, 0.99),
     "tower_dropout": (0.0, 0.99),
     "batch_size": (1, 1 << 24),
-    "epochs": (1, 1 << 31),
+    "epochs": (0, 1 << 31),
     "learning_rate": (0.0, sys.float_info.max),
     "seed": (0, 2**32 - 1),
     "patience": (0, 1 << 31),
@@ -199,23 +228,25 @@ _RANGES: dict[str, tuple[float, float]] = {
     "image_dropout": (0.0, 0.99),
     "learning_rate_decay": (0.0, 1.0),
     "decay_steps": (1, 1 << 31),
+    "mutual_weight": (0.0, sys.float_info.max),
+    "mutual_warm_up": (0, 1 << 31),
 }
 _CHOICES = {
-    "model": MODELS,
+    "model": (*MODELS, MUTUAL),
     "aggregator": AGGREGATORS,
     "missing": ("error", "zeros"),
     "images": IMAGES,
     "labels": LABELS,
     "warm_start_mode": WARM_STARTS,
     "image_products": (False, True),
+    "agreement": AGREEMENTS,
 }
 
 # What configurations of earlier versions lack, where the default now is not what their runs did.
-_ADDED = {"images": "", "labels": FIRST_LABEL}
+_ADDED = {"images": "", "labels": FIRST_LABEL, "members": {}}
 
 # What may change between two calls that continue one run.
 _MAY_CHANGE = ("epochs", "patience", "ams", "dataset", "preset")
-_NOT_YET_KNOWN = ("image_width", 0)  # Before the image store is open.
 
 
 class RunDirectory:
@@ -243,6 +274,10 @@ class RunDirectory:
         self.evaluations = self.path / "evaluations.csv"
         self.page = self.path / "report.html"
 
+    def member(self, name: str) -> RunDirectory:
+        """Returns the run of one model of a run of launch.mutual."""
+        return RunDirectory(self.path / "members" / name)
+
     def check(self, config: RunConfig) -> None:
         """Checks that `config` continues the run in the directory, if something was trained there.
 
@@ -250,16 +285,17 @@ class RunDirectory:
             ConfigError: Naming what differs.
         """
         if not self._has_checkpoint():
-            if config.warm_start:
-                _check_is_run(config.warm_start)
+            for one in (config, *config.members.values()):
+                if one.warm_start:
+                    _check_is_run(one.warm_start)
             return
-        before = dataclasses.asdict(self.read_config())
+        before, now = _settings(self.read_config()), _settings(config)
         if before["labels"] != config.labels and len(Schema.load(self.path).labels) == 1:
             before["labels"] = config.labels  # The same: a run of an earlier version goes on.
         differing = [
-            f"{name} {before[name]!r} (now {value!r})"
-            for name, value in dataclasses.asdict(config).items()
-            if name not in _MAY_CHANGE and before[name] != value and (name, value) != _NOT_YET_KNOWN
+            f"{name} {before.get(name)!r} (now {now.get(name)!r})"
+            for name in {**now, **before}
+            if before.get(name) != now.get(name) and not _is_not_yet_known(name, now.get(name))
         ]
         if differing:
             raise ConfigError(
@@ -286,19 +322,41 @@ class RunDirectory:
         Raises:
             ConfigError: If the directory holds no run, or one of another version.
         """
-        content = {**_added(), **read_json(self.config, "a run; python -m launch.train makes one")}
+        content = read_json(self.config, "a run; python -m launch.train makes one")
+        return self._config_of(content)
+
+    def _config_of(self, content: dict[str, Any]) -> RunConfig:
+        content = {**_added(), **content}
         names = {field.name for field in dataclasses.fields(RunConfig)}
         ams = content.get("ams")
         if isinstance(ams, dict):
             ams = {**dataclasses.asdict(AmsConfig()), **ams}
         ams_names = {field.name for field in dataclasses.fields(AmsConfig)}
-        if not isinstance(ams, dict) or content.keys() != names or ams.keys() != ams_names:
+        members = content.get("members")
+        are_dicts = isinstance(members, dict) and all(isinstance(m, dict) for m in members.values())
+        are_dicts = are_dicts and isinstance(ams, dict)
+        if not are_dicts or content.keys() != names or ams.keys() != ams_names:
             raise ConfigError(f"{self.config} is not the configuration of a run of this version")
+        content["members"] = {name: self._config_of(member) for name, member in members.items()}
         lists = {name: tuple(v) for name, v in content.items() if isinstance(v, list)}
         try:
             return RunConfig(**{**content, **lists, "ams": AmsConfig(**ams)})
         except ConfigError as error:
             raise ConfigError(f"{self.config}: {error}") from error
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Returns what may not change while a run goes on; that of members as MEMBER.ATTRIBUTE."""
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _MAY_CHANGE}
+    del settings["members"]
+    for name, member in config.members.items():
+        settings |= {f"{name}.{key}": value for key, value in _settings(member).items()}
+    return settings
+
+
+def _is_not_yet_known(name: str, value: Any) -> bool:
+    """Whether this is F, before the image store is open."""
+    return name.rpartition(".")[2] == "image_width" and value == 0
 
 
 def _added() -> dict[str, Any]:

@@ -13,8 +13,10 @@ from google.protobuf.message import DecodeError
 from amstf import files
 from amstf.data import impressions_of, is_group
 from amstf.errors import ExportError, SampleError
+from amstf.export import DESCRIPTION_FILE, read_description
 
-SIGNATURE = "serve_examples"
+# Exports of earlier versions have the first, and give it under the name of the second tensors.
+SIGNATURES = ("serve_examples", "serving_default")
 OUTPUT = "click_probability"
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
@@ -47,47 +49,64 @@ def load_scorer(export: str | os.PathLike[str]) -> tuple[Scorer, list[str]]:
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         first = str(error).strip().split("\n")[0]
         raise ExportError(f"{export} cannot be loaded: {first}; export the model again") from error
-    if SIGNATURE not in model.signatures:
+    name = next((name for name in SIGNATURES if name in model.signatures), None)
+    if name is None:
         known = ", ".join(model.signatures) or "none"
         raise ExportError(
-            f"{export} has no signature {SIGNATURE!r}; its signatures are: {known}. "
+            f"{export} has no signature {SIGNATURES[-1]!r}; its signatures are: {known}. "
             "python -m launch.export makes an export that has it"
         )
-    signature = model.signatures[SIGNATURE]
+    _refuse_table_beside(export)
+    signature = model.signatures[name]
     inputs = list(signature.structured_input_signature[1].values())
     if [spec.dtype for spec in inputs] != [tf.string] or OUTPUT not in signature.structured_outputs:
         raise ExportError(
-            f"{export}: signature {SIGNATURE!r} takes {', '.join(s.name for s in inputs)} and "
+            f"{export}: signature {name!r} takes {', '.join(s.name for s in inputs)} and "
             f"gives {', '.join(signature.structured_outputs)}; wanted one string input and {OUTPUT}"
         )
-    (name,) = (spec.name for spec in inputs)
+    (examples_name,) = (spec.name for spec in inputs)
     columns = [OUTPUT, *sorted(set(signature.structured_outputs) - {OUTPUT})]
 
     def score(examples: tf.Tensor) -> tf.Tensor:
         # The model is named here because a signature does not keep its variables alive.
-        outputs = model.signatures[SIGNATURE](**{name: examples})
+        outputs = model.signatures[name](**{examples_name: examples})
         return tf.concat([outputs[column] for column in columns], axis=-1)
 
     return score, columns
 
 
-def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+def _refuse_table_beside(export: str | os.PathLike[str]) -> None:
+    if not os.path.exists(os.path.join(export, DESCRIPTION_FILE)):
+        return  # Of other making: whatever it takes.
+    for store, about in read_description(export)["images"].items():
+        if "file" in about:
+            raise ExportError(
+                f"{export} has its image embeddings beside it ({about['file']}), so requests must "
+                f"bring those of {store!r} along, which samples do not; score with an export of "
+                "--table=inside"
+            )
+
+
+def score_file(
+    scorer: Scorer, path: str, batch_size: int, records: int = 0, read: int = 0
+) -> Iterator[tuple[np.ndarray, int, int]]:
     """Scores the samples of a TFRecord file, in order; of a file of groups those of each group.
 
     Args:
         scorer: The function that `load_scorer` returned.
         path: The file.
-        batch_size: Samples to score at a time.
+        batch_size: Records to score at a time.
+        records: Records to pass over, which are scored already.
+        read: The bytes of the file that these are.
 
     Yields:
-        Probabilities [B, L] float32 and the bytes of the file that are done.
+        Probabilities [B, L] float32, and the records and bytes of the file that are done.
 
     Raises:
         SampleError: If the file is no TFRecord, is damaged or cut off, or holds other samples than
             the export takes.
     """
-    read = records = 0
-    batches = iter(tf.data.TFRecordDataset(path).batch(batch_size).prefetch(2))
+    batches = iter(tf.data.TFRecordDataset(path).skip(records).batch(batch_size).prefetch(2))
     grouped = None
     while True:
         try:
@@ -115,7 +134,7 @@ def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.
             ) from error
         except (DecodeError, ValueError) as error:
             raise SampleError(
-                f"{path}: one of the groups behind sample {records} is damaged: {error}"
+                f"{path}: one of the groups behind group {records} is damaged: {error}"
             ) from error
         if not np.isfinite(scores).all():
             row, column = np.argwhere(~np.isfinite(scores))[0]
@@ -124,9 +143,9 @@ def score_file(scorer: Scorer, path: str, batch_size: int) -> Iterator[tuple[np.
                 "weights "
                 "or the record hold values that are not finite: train or prepare again"
             )
-        records += len(scores)
+        records += len(batch)
         read += sum(map(len, batch.numpy())) + _FRAME_BYTES * len(batch)
-        yield scores, read
+        yield scores, records, read
     # TensorFlow's reader takes a record that is cut off for the end of the file.
     size = files.size(path)
     if read != size:

@@ -16,6 +16,7 @@ of a --cluster is started again; elsewhere exit code 138 asks for it (docs/desig
 import math
 import os
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -272,23 +273,48 @@ flags.DEFINE_integer(
 def main(arguments: list[str]) -> int:
     """Trains, or serves, or starts a cluster that trains."""
     del arguments
-    role = _role()
-    if role is not None and role.type in ("worker", "ps"):
-        server.serve(role)
+    serve_if_asked()
     if FLAGS.preset:
         own = [flag.name for flag in FLAGS.get_key_flags_for_module(sys.argv[0])]
         presets.apply(FLAGS.preset, FLAGS, own)
     if FLAGS.model is None:
         raise ConfigError("flag --model is missing; see: python -m launch.train --help")
-    config = _config()
+    config = config_of_flags(
+        dataset=FLAGS.dataset,
+        model=FLAGS.model,
+        preset=FLAGS.preset or "",
+        warm_start=FLAGS.warm_start or "",
+        warm_start_mode=FLAGS.warm_start_mode or "",
+    )
+    return run(config, "launch.train")
+
+
+def serve_if_asked() -> None:
+    """Serves, and does not come back, if TF_CONFIG says that this is a worker or a server."""
+    role = _role()
+    if role is not None and role.type in ("worker", "ps"):
+        server.serve(role)
+
+
+def run(config: RunConfig, module: str) -> int:
+    """Trains in the role that TF_CONFIG and --cluster give this process.
+
+    Args:
+        config: What to train.
+        module: The program, with whose command line a cluster's chief is started again.
+
+    Returns:
+        The exit code.
+    """
+    role = _role()
     if role is not None and role.type == EVALUATOR:
         from launch.evaluator import Evaluator
 
         return Evaluator(RunDirectory(FLAGS.out), config, FLAGS.validation != CHIEF).execute()
     if FLAGS.cluster and role is None:
-        return _on_local_cluster(config)
+        return _on_local_cluster(config, _command(module))
     if role is not None and chief_process.is_needed():
-        return chief_process.run(role, _own_command(), FLAGS.connect_timeout_s)
+        return chief_process.run(role, _command(module), FLAGS.connect_timeout_s)
     cluster = ""
     if role is not None:
         tf_config.check_port_is_free(role)
@@ -296,14 +322,13 @@ def main(arguments: list[str]) -> int:
         workers, servers = len(role.cluster["worker"]), len(role.cluster["ps"])
         cluster = f"{workers} workers, {servers} servers"
     # After the flags: a wrong one is said at once, TensorFlow takes seconds.
-    from launch.training import Training
+    from launch.mutual_training import training_of
 
     if cluster:
         native_logs.filter_to_the_end()
-    run = RunDirectory(FLAGS.out)
-    training = Training(run, config, FLAGS.segment_steps, cluster, FLAGS.validation)
-    report = training.execute()
-    print(_summary(report, run), flush=True)
+    out = RunDirectory(FLAGS.out)
+    report = training_of(out, config, FLAGS.segment_steps, cluster, FLAGS.validation).execute()
+    print(_summary(report, out), flush=True)
     return 0
 
 
@@ -314,12 +339,12 @@ def _role() -> tf_config.ClusterRole | None:
     return tf_config.without_evaluator(tf_config.parse(text))
 
 
-def _config() -> RunConfig:
+def config_of_flags(**others: Any) -> RunConfig:
+    """Returns the configuration that the flags ask for, with what `others` say beside them."""
     if FLAGS.patience and FLAGS.validation == NONE:
         raise ConfigError("--patience needs validations, --validation=none makes none; drop one")
     return RunConfig(
-        dataset=FLAGS.dataset,
-        model=FLAGS.model,
+        **others,
         hidden=flag_values.widths("hidden", FLAGS.hidden),
         dropout=FLAGS.dropout,
         tower=flag_values.widths("tower", FLAGS.tower),
@@ -336,9 +361,6 @@ def _config() -> RunConfig:
         image_products=FLAGS.image_products,
         learning_rate_decay=FLAGS.learning_rate_decay,
         decay_steps=FLAGS.decay_steps,
-        preset=FLAGS.preset or "",
-        warm_start=FLAGS.warm_start or "",
-        warm_start_mode=FLAGS.warm_start_mode or "",
         missing=FLAGS.missing,
         batch_size=FLAGS.batch_size,
         epochs=FLAGS.epochs,
@@ -358,12 +380,12 @@ def _config() -> RunConfig:
     )
 
 
-def _on_local_cluster(config: RunConfig) -> int:
+def _on_local_cluster(config: RunConfig, command: list[str]) -> int:
     workers, servers = parse_cluster(FLAGS.cluster)
     run = RunDirectory(FLAGS.out)
     run.check(config)
     print(f"starting {workers} workers and {servers} servers; logs in {run.logs}", flush=True)
-    command, max_restarts = _own_command(), FLAGS.max_restarts
+    max_restarts = FLAGS.max_restarts
     with LocalCluster(workers, servers, run.logs) as cluster:
         if FLAGS.validation != EVALUATOR:
             return cluster.run_chief(command, max_restarts=max_restarts)
@@ -374,8 +396,8 @@ def _on_local_cluster(config: RunConfig) -> int:
     return code
 
 
-def _own_command() -> list[str]:
-    return [sys.executable, "-m", "launch.train", *sys.argv[1:]]
+def _command(module: str) -> list[str]:
+    return [sys.executable, "-m", module, *sys.argv[1:]]
 
 
 def _summary(report: dict, run: RunDirectory) -> str:
@@ -389,6 +411,9 @@ def _summary(report: dict, run: RunDirectory) -> str:
     # With an evaluator the best may still come: then it is said when the evaluator has ended.
     if FLAGS.validation == CHIEF and report["best_validation"]:
         lines.append(_best_line(report["best_validation"]))
+    for name, best in report.get("members", {}).items():
+        if best:
+            lines.append(f"  {name}: {_best_line(best)}")
     for name, counters in report["images"].items():
         lines.append(
             f"{name}: {counters['ids_looked_up']:,} images looked up, "
@@ -396,7 +421,8 @@ def _summary(report: dict, run: RunDirectory) -> str:
         )
     lines += [
         f"curves: {run.curves}   report: {run.report}",
-        f"next: python -m launch.evaluate --run={run.path}",
+        "next: python -m launch.evaluate --run="
+        + ",".join(map(str, [run.path, *(run.member(n).path for n in report.get("members", {}))])),
     ]
     return "\n".join(lines)
 

@@ -88,8 +88,7 @@ class Training:
         self.cluster = cluster
         self.samples = Samples.open(config.dataset)
         self._stores = click_model.open_stores_of(config, self.samples)
-        width = click_model.image_width(self._stores)
-        self.config = dataclasses.replace(config, image_width=width)
+        self.config = click_model.with_image_width(config, self._stores)
         self._check_images()
         if not self.samples.num_impressions(TRAIN):
             raise SampleError(f"{config.dataset}: the split {TRAIN!r} has no samples")
@@ -135,14 +134,10 @@ class Training:
                 self._segment_steps = math.ceil(self._segment_steps / workers) * workers
         with self._strategy.scope():
             self._model = click_model.make_model(self.config, self.samples.schema, self._stores)
-            optimizer = click_model.make_optimizer(self.config)
-            self._model.compile(optimizer, "binary_crossentropy")
-            # Now and not in the first step, so that a checkpoint restores the slots at once.
-            optimizer.build(self._model.trainable_variables)
+            weights = {"model": self._model, **self._compile()}
             self._impressions = impressions.count(self._model)
         self._validator = self._make_validator()
         self._score = evaluation.scorer(self._validator)
-        weights = {"model": self._model, "optimizer": optimizer}
         self._newest = tf.train.CheckpointManager(
             tf.train.Checkpoint(**weights, impressions=self._impressions),
             str(self.run.checkpoints),
@@ -183,6 +178,14 @@ class Training:
                 raise
         return self._write_report(ended)
 
+    def _compile(self) -> dict[str, Any]:
+        """Makes the model ready for `fit`; returns what checkpoints hold besides it, by name."""
+        optimizer = click_model.make_optimizer(self.config)
+        self._model.compile(optimizer, "binary_crossentropy")
+        # Now and not in the first step, so that a checkpoint restores the slots at once.
+        optimizer.build(self._model.trainable_variables)
+        return {"optimizer": optimizer}
+
     def _begin(self) -> None:
         """Gives the weights of a new run what they begin with besides random numbers."""
         if started := warm_start.apply(self._model, self.samples.schema, self.config):
@@ -215,7 +218,12 @@ class Training:
         assert self._logger is not None
         if self._validator is not self._model:
             self._validator.set_weights(whole_weights(self._model))
-        metrics = evaluation.measure(evaluation.predict(self._score, self.samples, VALIDATION))
+        predictions = evaluation.predict(self._score, self.samples, VALIDATION)
+        self._keep_validation(step, evaluation.measure(predictions))
+
+    def _keep_validation(self, step: int, metrics: evaluation.Metrics) -> None:
+        """Logs what was validated, and keeps the weights if they are the best so far."""
+        assert self._logger is not None
         before = self._history.column("validation_auc")[1]
         self._logger.log_validation(dataclasses.asdict(metrics))
         if metrics.auc > max(before, default=-math.inf):
@@ -226,7 +234,10 @@ class Training:
             assert self._logger is not None
             for row in evaluation_log.unseen(self.run.evaluations, self._history):
                 self._logger.log_validation(row, int(row["step"]))
-        values = self._history.column("validation_auc")[1]
+        return self._has_stopped_rising(self._history)
+
+    def _has_stopped_rising(self, history: History) -> bool:
+        values = history.column("validation_auc")[1]
         return bool(values) and 0 < self.config.patience <= len(values) - 1 - int(np.argmax(values))
 
     def _fit(self, first_step: int) -> None:
@@ -293,9 +304,10 @@ class Training:
             return {}
         return self._strategy.ams.named_counters()
 
-    def _write_report(self, ended: str) -> dict[str, Any]:
+    def _write_report(self, ended: str, **more: Any) -> dict[str, Any]:
         assert self._logger is not None
-        steps, seconds = self._logger.step(), self._history.rows[-1]["seconds"]
+        rows = self._history.rows
+        steps, seconds = self._logger.step(), rows[-1]["seconds"] if rows else 0.0
         samples = self._batches.samples_before(steps)
         counters = {
             name: layer.counters() for name, layer in click_model.image_layers(self._model).items()
@@ -316,6 +328,7 @@ class Training:
             "validation": self.validation,
             **self._history.validations(),
             "images": counters,
+            **more,
         }
         if self._warm_start:
             report["warm_start"] = self._warm_start

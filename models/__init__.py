@@ -15,11 +15,13 @@ from models.heads import LabelHeads, PredictionHead
 from models.id_embedding import IdEmbedding
 from models.id_regularization import IdRegularization
 from models.logistic_regression import IdWeights, LogisticHead, LogisticRegression
+from models.mutual_learning import AGREEMENTS, MutualLearning
 from models.sample_dropout import SampleDropout
 from models.two_tower import InnerProduct, TwoTower
 
 __all__ = [
     "AGGREGATORS",
+    "AGREEMENTS",
     "BASE_NETWORKS",
     "Aggregator",
     "AttentivePooling",
@@ -40,6 +42,7 @@ __all__ = [
     "MeanPooling",
     "Mlp",
     "MultiQueryAttentivePooling",
+    "MutualLearning",
     "PredictionHead",
     "SampleDropout",
     "SumPooling",

@@ -10,10 +10,12 @@ import tf_keras as keras
 
 from amstf.errors import SchemaError
 from amstf.schema import Schema
+from amstf.signatures import ServedPart
 from models.blocks import Mlp
 from models.heads import LabelHeads, PredictionHead
 from models.id_embedding import IdEmbedding
 from models.keras_names import PACKAGE
+from models.page_view import page_view_parts
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
@@ -115,6 +117,10 @@ class EmbeddingMlp(keras.Model):
     def join(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Returns what the MLP sees of a batch, [B, width]."""
         return self.id_embedding(inputs)
+
+    def served_parts(self) -> dict[str, ServedPart]:
+        """What an export offers beside the whole model: `score_ads`, one user and many ads."""
+        return page_view_parts(self, self.schema)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the schema and the configurations of the parts."""

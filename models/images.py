@@ -11,6 +11,7 @@ import tf_keras as keras
 from amstf.errors import ConfigError, SchemaError
 from amstf.layers import AmsEmbedding
 from amstf.schema import IMAGE, NO_ID, Field, Schema
+from amstf.signatures import embedding_name
 from amstf.store import ImageStore
 from models.aggregators import make_aggregator
 from models.blocks import image_tower
@@ -116,7 +117,8 @@ class ImageInputs:
         """Embeds the images of some fields, in one call per store.
 
         Args:
-            inputs: A batch that has these fields.
+            inputs: A batch that has these fields. One that brings a field's embeddings along (by
+                `amstf.signatures.embedding_name`, [B, D] or [B, T, D]) has them taken.
             fields: Image fields.
 
         Returns:
@@ -126,7 +128,15 @@ class ImageInputs:
         ids = {field.name: _image_ids(field, inputs) for field in fields}
         embedded: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
         for store, layer in self.image_embeddings.items():
-            names = [name for name in ids if self.schema[name].store_name == store]
+            names = []
+            for name in ids:
+                if self.schema[name].store_name == store:
+                    given = inputs.get(embedding_name(name))
+                    if given is None:
+                        names.append(name)
+                        continue
+                    mask = ids[name] >= 0
+                    embedded[name] = tf.where(mask[..., None], given, tf.zeros_like(given)), mask
             if not names:
                 continue
             flat = layer(tf.concat([tf.reshape(ids[name], [-1]) for name in names], axis=0))

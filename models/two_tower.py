@@ -10,8 +10,8 @@ import tf_keras as keras
 
 from amstf.data import input_specs
 from amstf.errors import ConfigError, SchemaError
-from amstf.export import CLICK_PROBABILITY, ServedPart
 from amstf.schema import SIDES, Field, Schema
+from amstf.signatures import CLICK_PROBABILITY, SCORE_ADS, ServedPart
 from models.blocks import Mlp
 from models.embedding_mlp import checked_labels
 from models.id_embedding import IdEmbedding
@@ -23,7 +23,6 @@ USER_SIDES = ("user", "context")
 
 USER_EMBEDDING = "user_embedding"
 AD_EMBEDDING = "ad_embedding"
-SCORE_ADS = "score_ads"
 AD_EMBEDDINGS = "ad_embeddings"
 
 

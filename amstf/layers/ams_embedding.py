@@ -97,15 +97,23 @@ class AmsEmbedding(keras.layers.Layer):
     def _embed(self, ids: tf.Tensor, training: bool | None) -> tf.Tensor:
         ids = tf.convert_to_tensor(ids, tf.int64)
         flat = tf.maximum(tf.reshape(ids, [-1]), -1)
-        # "No image" goes first, so that it is entry 0 of the distinct ids whatever the batch.
-        distinct, positions = tf.unique(tf.concat([tf.constant([-1], tf.int64), flat], 0))
-        embeddings = self._placement.embed(
-            distinct[1:], self.store, self.embedding_model, self.missing, training
-        )
-        no_image = tf.zeros([1, self.embedding_width], embeddings.dtype)
-        rows = tf.gather(tf.concat([no_image, embeddings], 0), positions[1:])
+        if isinstance(self._placement, TablePlacement):
+            # A lookup costs less than to find out which ids are distinct; -1 is never found.
+            rows = self._run(flat, training)
+        else:
+            rows = self._embed_distinct(flat, training)
         output = tf.reshape(rows, tf.concat([tf.shape(ids), [self.embedding_width]], 0))
         return tf.ensure_shape(output, ids.shape.concatenate([self.embedding_width]))
+
+    def _embed_distinct(self, flat: tf.Tensor, training: bool | None) -> tf.Tensor:
+        # "No image" goes first, so that it is entry 0 of the distinct ids whatever the batch.
+        distinct, positions = tf.unique(tf.concat([tf.constant([-1], tf.int64), flat], 0))
+        embeddings = self._run(distinct[1:], training)
+        no_image = tf.zeros([1, self.embedding_width], embeddings.dtype)
+        return tf.gather(tf.concat([no_image, embeddings], 0), positions[1:])
+
+    def _run(self, ids: tf.Tensor, training: bool | None) -> tf.Tensor:
+        return self._placement.embed(ids, self.store, self.embedding_model, self.missing, training)
 
     def embed_features(self, features: tf.Tensor) -> tf.Tensor:
         """Runs E on raw features [n, F] that are not in the store: an image that is new."""
@@ -122,7 +130,7 @@ class AmsEmbedding(keras.layers.Layer):
 
         Args:
             ids: Image ids in ascending order, int64 [n].
-            embeddings: Their embeddings, float32 [n, D].
+            embeddings: Their embeddings, float32 or float16 [n, D].
 
         Raises:
             ConfigError: If the ids are not in ascending order or the shapes do not fit.
@@ -144,7 +152,9 @@ class AmsEmbedding(keras.layers.Layer):
             self._placement = before
 
     def _table_variables(self, ids: Any, embeddings: Any) -> list[tf.Variable]:
-        ids, embeddings = np.asarray(ids, np.int64), np.asarray(embeddings, np.float32)
+        ids, embeddings = np.asarray(ids, np.int64), np.asarray(embeddings)
+        if embeddings.dtype != np.float16:
+            embeddings = embeddings.astype(np.float32)
         if not len(ids) and not embeddings.size:
             # A table needs a row to look at; no image has a negative id, so it is never found.
             ids = np.array([-1], np.int64)
@@ -158,8 +168,14 @@ class AmsEmbedding(keras.layers.Layer):
             raise ConfigError(
                 "ids must be in ascending order, each once; sort them with their rows"
             )
+        # Of no fixed length, so that a delta (amstf.delta) may add rows to a loaded export.
         return [
-            tf.Variable(values, trainable=False, name=f"{self.name}/{name}")
+            tf.Variable(
+                values,
+                trainable=False,
+                name=f"{self.name}/{name}",
+                shape=[None, *values.shape[1:]],
+            )
             for name, values in (("image_ids", ids), ("image_embeddings", embeddings))
         ]
 

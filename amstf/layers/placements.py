@@ -98,7 +98,7 @@ class TablePlacement(Placement):
         last = tf.maximum(tf.size(self._ids) - 1, 0)
         rows = tf.minimum(tf.searchsorted(self._ids, ids), last)
         found = tf.equal(tf.gather(self._ids, rows), ids)
-        embeddings = tf.gather(self._table, rows)
+        embeddings = tf.cast(tf.gather(self._table, rows), tf.float32)
         return tf.where(found[:, tf.newaxis], embeddings, tf.zeros_like(embeddings))
 
 

@@ -43,6 +43,10 @@ class StoreFile(Protocol):
     def features_offset(self) -> int:
         """Where the features begin."""
 
+    @property
+    def scales_offset(self) -> int:
+        """Where the scales of uint8 features begin."""
+
 
 def image_store(
     files: Sequence[StoreFile],
@@ -62,7 +66,7 @@ def image_store(
     Args:
         files: The files, with paths that the device's process can open.
         width: Features of an image (F).
-        dtype: Stored type, `tf.float32` or `tf.float16`.
+        dtype: Stored type, `tf.float32`, `tf.float16` or `tf.uint8` (with scales).
         num_servers: Servers the 1,024 buckets are spread over (S).
         server: Index of the server that the current device belongs to.
 
@@ -77,6 +81,7 @@ def image_store(
         rows=[f.rows for f in files],
         ids_offsets=[f.ids_offset for f in files],
         features_offsets=[f.features_offset for f in files],
+        scales_offsets=[f.scales_offset for f in files] if dtype == tf.uint8 else [],
         width=width,
         dtype=dtype,
         num_servers=num_servers,

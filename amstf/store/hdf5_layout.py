@@ -13,12 +13,19 @@ import numpy as np
 
 from amstf import files
 from amstf.errors import StoreError
+from amstf.store.quantization import dequantize
 
 # What h5py raises for a file whose inner structure is damaged, besides OSError.
 DAMAGES = (OSError, RuntimeError, KeyError, ValueError, TypeError, IndexError, OverflowError)
 
 IDS = "ids"
 FEATURES = "features"
+SCALES = "scales"
+"""Scale and offset of each row of uint8 features, float32 [n, 2]."""
+
+CRC32 = "crc32"
+"""Attribute of each dataset that the writer makes: of its bytes, eight hex digits."""
+
 COPIED_FROM = "amstf_copied_from"
 
 
@@ -35,6 +42,7 @@ class StoreFile:
         dtype: Stored type of the features, numpy name.
         ids_offset: Byte offset of the ids; 0 in a file without rows.
         features_offset: Byte offset of the features; 0 in a file without rows.
+        scales_offset: Byte offset of the scales of uint8 features; 0 for other types.
         attributes: Attributes of the file: how the features were made.
     """
 
@@ -46,6 +54,7 @@ class StoreFile:
     dtype: str
     ids_offset: int
     features_offset: int
+    scales_offset: int
     attributes: dict[str, Any]
 
     def ids(self) -> np.ndarray:
@@ -55,6 +64,19 @@ class StoreFile:
     def features(self) -> np.ndarray:
         """Maps the features, [rows, F] of the stored type; nothing is read before it is used."""
         return self._map(self.dtype, self.features_offset, (self.rows, self.width))
+
+    def scales(self) -> np.ndarray | None:
+        """Maps scale and offset of each row of uint8 features, float32 [rows, 2]; or None."""
+        if self.dtype != "uint8":
+            return None
+        return self._map("<f4", self.scales_offset, (self.rows, 2))
+
+    def read(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Reads rows as float32 [n, F]."""
+        stored, scales = self.features()[rows], self.scales()
+        if scales is not None:
+            return dequantize(stored, scales[rows])
+        return np.asarray(stored, np.float32)
 
     def _map(self, dtype: str, offset: int, shape: tuple[int, ...]) -> np.ndarray:
         if self.rows == 0:
@@ -82,6 +104,8 @@ def open_hdf5(path: pathlib.Path) -> h5py.File:
 def datasets(file: h5py.File, path: pathlib.Path) -> tuple[h5py.Dataset, h5py.Dataset]:
     """Returns the datasets `ids` and `features` of an open file.
 
+    Features of uint8 have a third one, `scales`; `read_rows` knows both kinds.
+
     Raises:
         StoreError: If one is missing or their shapes or types do not fit a store.
     """
@@ -100,30 +124,53 @@ def _datasets(file: h5py.File, path: pathlib.Path) -> tuple[h5py.Dataset, h5py.D
         if not isinstance(dataset, h5py.Dataset):
             raise StoreError(
                 f"{path} has no dataset {name!r} (it has: {', '.join(file) or 'nothing'}); an "
-                "image store holds 'ids' int64 [n] and 'features' float32 or float16 [n, F]"
+                "image store holds 'ids' int64 [n] and 'features' [n, F]: float32, float16, or "
+                "uint8 with 'scales' float32 [n, 2]"
             )
         found.append(dataset)
-    for dataset in found:
-        # HDF5 itself reads such data as zeros, silently, where the other file is short or absent.
-        if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
-            raise StoreError(
-                f"{path}: the values of {dataset.name} are in another file (external or virtual); "
-                "copy them into one file, e.g. with amstf.ImageStoreWriter"
-            )
     ids, features = found
     if ids.ndim != 1 or features.ndim != 2 or len(ids) != len(features) or features.shape[1] < 1:
         raise StoreError(
             f"{path}: ids have shape {ids.shape} and features {features.shape}; "
             "wanted [n] and [n, F]"
         )
-    if ids.dtype.kind not in "iu" or features.dtype.kind != "f":
+    scales = file.get(SCALES) if features.dtype == np.uint8 else None
+    has_scales = isinstance(scales, h5py.Dataset)
+    if has_scales:
+        found.append(scales)
+        _check_scales(scales, len(ids), path)
+    if ids.dtype.kind not in "iu" or not (has_scales or features.dtype.kind == "f"):
         raise StoreError(
-            f"{path}: ids are {ids.dtype} and features {features.dtype}; "
-            "wanted whole numbers and floats"
+            f"{path}: ids are {ids.dtype} and features {features.dtype}; wanted whole numbers and "
+            "floats, or uint8 with a dataset 'scales'"
         )
     for dataset in found:
+        _refuse_elsewhere(dataset, file, path)
         _check_stored(dataset, path)
     return ids, features
+
+
+def _check_scales(scales: h5py.Dataset, rows: int, path: pathlib.Path) -> None:
+    if scales.shape != (rows, 2) or scales.dtype.kind != "f":
+        raise StoreError(
+            f"{path}: scales are {scales.dtype} {list(scales.shape)}; wanted float32 [{rows}, 2], "
+            "scale and offset of each row"
+        )
+
+
+def _refuse_elsewhere(dataset: h5py.Dataset, file: h5py.File, path: pathlib.Path) -> None:
+    # HDF5 itself reads such data as zeros, silently, where the other file is short or absent.
+    if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
+        raise StoreError(
+            f"{path}: the values of {dataset.name} are in another file (external or virtual); "
+            "copy them into one file, e.g. with amstf.ImageStoreWriter"
+        )
+
+
+def read_rows(file: h5py.File, begin: int, end: int) -> np.ndarray:
+    """Reads features [end - begin, F] of an open file that `datasets` accepts, as floats."""
+    rows = file[FEATURES][begin:end]
+    return dequantize(rows, file[SCALES][begin:end]) if rows.dtype == np.uint8 else rows
 
 
 def _check_stored(dataset: h5py.Dataset, path: pathlib.Path) -> None:
@@ -145,16 +192,22 @@ def _check_stored(dataset: h5py.Dataset, path: pathlib.Path) -> None:
 
 
 def is_mappable(ids: h5py.Dataset, features: h5py.Dataset) -> bool:
-    """Whether both datasets are one plain byte range each, of the types that the op reads."""
+    """Whether the datasets are one plain byte range each, of the types that the op reads."""
     # HDF5's types, not numpy's: h5py shows a bfloat16 in the file as a float32.
     stored = features.id.get_type()
     if ids.id.get_type() != h5py.h5t.STD_I64LE:
         return False
-    if stored not in (h5py.h5t.IEEE_F32LE, h5py.h5t.IEEE_F16LE) or ids.file.userblock_size:
+    mapped = [ids, features]
+    if stored == h5py.h5t.STD_U8LE:
+        mapped.append(ids.file[SCALES])
+        if mapped[-1].id.get_type() != h5py.h5t.IEEE_F32LE:
+            return False
+    elif stored not in (h5py.h5t.IEEE_F32LE, h5py.h5t.IEEE_F16LE):
+        return False
+    if ids.file.userblock_size:
         return False
     return len(ids) == 0 or all(
-        dataset.chunks is None and dataset.id.get_offset() is not None
-        for dataset in (ids, features)
+        dataset.chunks is None and dataset.id.get_offset() is not None for dataset in mapped
     )
 
 
@@ -168,6 +221,7 @@ def read_layout(path: pathlib.Path) -> StoreFile | None:
         ids, features = datasets(file, path)
         if not is_mappable(ids, features):
             return None
+        scales = file[SCALES] if features.dtype == np.uint8 else None
         size = os.path.getsize(path)
         modified = os.stat(path).st_mtime_ns
         layout = StoreFile(
@@ -179,10 +233,15 @@ def read_layout(path: pathlib.Path) -> StoreFile | None:
             dtype=features.dtype.name,
             ids_offset=ids.id.get_offset() or 0,
             features_offset=features.id.get_offset() or 0,
+            scales_offset=(scales.id.get_offset() or 0) if scales is not None else 0,
             attributes=read_attributes(file, path),
         )
-    wanted = layout.features_offset + layout.rows * layout.width * features_bytes(layout.dtype)
-    if size < wanted or size < layout.ids_offset + layout.rows * 8:
+    wanted = max(
+        layout.features_offset + layout.rows * layout.width * features_bytes(layout.dtype),
+        layout.ids_offset + layout.rows * 8,
+        layout.scales_offset + layout.rows * 8 if layout.scales_offset else 0,
+    )
+    if size < wanted:
         raise StoreError(f"image store {path} was cut: {size} bytes, wanted at least {wanted}")
     return layout
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from amstf.errors import MissingImageError, StoreError
-from amstf.store import hdf5_layout
+from amstf.store import hdf5_layout, quantization
 from amstf.store.hdf5_layout import StoreFile
 from amstf.store.image_store_writer import ImageStoreWriter
 
@@ -30,13 +30,13 @@ class ImageStore:
     Opening reads the ids and where the features lie, not the features: O(ids) time and memory. The
     op `amstf.ops.image_lookup` reads rows from mapped memory; `read` is the same in plain numpy.
 
-    A file whose datasets are chunked, compressed or of another type than float32 or float16 is
+    A file whose datasets are chunked, compressed or of a type that the op does not read is
     copied once, beside it, to `NAME.mappable.h5`, and again when it has changed since.
 
     Attributes:
         files: The files and where their datasets lie.
         width: Features of an image (F).
-        dtype: Stored type of the features, "float32" or "float16".
+        dtype: Stored type of the features, "float32", "float16" or "uint8".
         ids: Image ids in the order of the rows, int64 [images].
         attributes: How the features were made, from the first file.
 
@@ -75,7 +75,7 @@ class ImageStore:
 
         Args:
             paths: One HDF5 file, several, or a pattern such as "images-*.h5". Each holds `ids`
-                (whole numbers [n]) and `features` (floats [n, F]).
+                (whole numbers [n]) and `features` (floats [n, F], or uint8 with `scales` [n, 2]).
 
         Raises:
             StoreError: If a file is missing, cut, foreign, or its ids are negative or double.
@@ -123,7 +123,7 @@ class ImageStore:
         for index, file in enumerate(self.files):
             first, end = self._first_row[index], self._first_row[index + 1]
             here = (rows >= first) & (rows < end)
-            features[here] = file.features()[rows[here] - first]
+            features[here] = file.read(rows[here] - first)
         return features
 
     def validate(self, progress: Callable[[int, int], None] | None = None) -> None:
@@ -138,9 +138,16 @@ class ImageStore:
         done = 0
         for file in self.files:
             ids, features = file.ids(), file.features()
+            scales = file.scales()
             step = max(1, _BLOCK_BYTES // (self.width * hdf5_layout.features_bytes(self.dtype)))
             for begin in range(0, file.rows, step):
-                finite = np.isfinite(features[begin : begin + step]).all(axis=1)
+                if scales is None:
+                    finite = np.isfinite(features[begin : begin + step]).all(axis=1)
+                else:
+                    # As the op: the other values lie between those of 0 and 255.
+                    finite = np.isfinite(quantization.ends(scales[begin : begin + step])).all(
+                        axis=1
+                    )
                 if not finite.all():
                     row = begin + int(np.argmin(finite))
                     raise StoreError(
@@ -224,7 +231,7 @@ def _mappable(path: str | os.PathLike[str]) -> StoreFile:
 def _copy_mappable(path: pathlib.Path, copy: pathlib.Path) -> None:
     with hdf5_layout.open_hdf5(path) as file:
         ids, features = hdf5_layout.datasets(file, path)
-        dtype = "float16" if features.dtype == np.float16 else "float32"
+        dtype = features.dtype.name if features.dtype in (np.float16, np.uint8) else "float32"
         step = max(1, _BLOCK_BYTES // (features.shape[1] * 8))
         # Scratch and result. A small compressed file can become a very large one.
         wanted = 2 * features.size * hdf5_layout.features_bytes(dtype)
@@ -238,4 +245,5 @@ def _copy_mappable(path: pathlib.Path, copy: pathlib.Path) -> None:
         attributes[hdf5_layout.COPIED_FROM] = hdf5_layout.identity(path)
         with ImageStoreWriter(copy, features.shape[1], dtype, attributes=attributes) as writer:
             for begin in range(0, len(ids), step):
-                writer.write(ids[begin : begin + step], features[begin : begin + step])
+                end = begin + step
+                writer.write(ids[begin:end], hdf5_layout.read_rows(file, begin, end))

@@ -6,6 +6,7 @@ import os
 import pathlib
 import tempfile
 import types
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,9 +16,11 @@ import numpy as np
 from amstf.errors import StoreError
 from amstf.store import hdf5_layout
 from amstf.store.buckets import NUM_BUCKETS, bucket_of
+from amstf.store.quantization import ends, quantize
 
 _COPY_BYTES = 64 << 20  # Rows are reordered in pieces of this size: the memory of a write.
 _PAGE = 4096
+DTYPES = ("float32", "float16", "uint8")
 
 
 class ImageStoreWriter:
@@ -32,7 +35,8 @@ class ImageStoreWriter:
         path: The file to write, ending in ".h5". With several files "images.h5" becomes
             "images-00000-of-00004.h5" and so on.
         width: Features of an image (F).
-        dtype: Stored type, "float32" or "float16".
+        dtype: Stored type: "float32", "float16", or "uint8" with a scale and an offset for each
+            image (see `amstf.store.quantization`).
         num_files: Files to spread the 1,024 buckets over.
         attributes: How the features were made (backbone, layer, ...); stored in each file.
 
@@ -61,8 +65,8 @@ class ImageStoreWriter:
             raise StoreError(f"path must end in .h5, got {self._path}")
         if width < 1:
             raise StoreError(f"width must be at least 1, got {width}")
-        if dtype not in ("float32", "float16"):
-            raise StoreError(f"dtype is {dtype!r}; use 'float32' or 'float16'")
+        if dtype not in DTYPES:
+            raise StoreError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
         if not 1 <= num_files <= NUM_BUCKETS:
             raise StoreError(f"num_files must be 1 to {NUM_BUCKETS}, got {num_files}")
         self._width = width
@@ -70,6 +74,7 @@ class ImageStoreWriter:
         self._num_files = num_files
         self._attributes = dict(attributes or {})
         self._ids: list[np.ndarray] = []
+        self._scales: list[np.ndarray] = []
         _refuse_unstorable(self._attributes)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # Beside the store, not in /tmp, which may be small.
@@ -124,16 +129,39 @@ class ImageStoreWriter:
             raise StoreError(
                 f"the features of image id {ids[~finite][0]} are not all finite numbers"
             )
-        with np.errstate(over="ignore"):
-            stored = np.ascontiguousarray(features, dtype=self._dtype)
-        too_large = ~np.isfinite(stored).all(axis=1)
+        if self._dtype == np.uint8:
+            stored, scales = quantize(features)
+            too_large = ~np.isfinite(ends(scales)).all(axis=1)
+        else:
+            with np.errstate(over="ignore"):
+                stored, scales = features.astype(self._dtype), None
+            too_large = ~np.isfinite(stored).all(axis=1)
         if too_large.any():
             raise StoreError(
                 f"image id {ids[too_large][0]} has a feature beyond the range of {self._dtype}; "
                 "scale the features or use dtype='float32'"
             )
+        self._append(ids, stored, scales)
+
+    def copy(self, file: hdf5_layout.StoreFile, rows: np.ndarray) -> None:
+        """Adds images of another store, bit by bit where it holds the same type.
+
+        Args:
+            file: A file of that store, of as many features.
+            rows: Which of its rows, int64 [n].
+        """
+        ids = file.ids()[rows]
+        if (file.dtype, file.width) != (self._dtype.name, self._width):
+            self.write(ids, file.read(rows))
+            return
+        scales = file.scales()
+        self._append(ids, file.features()[rows], None if scales is None else scales[rows])
+
+    def _append(self, ids: np.ndarray, stored: np.ndarray, scales: np.ndarray | None) -> None:
         self._ids.append(ids)
-        self._scratch.write(stored.data)
+        if scales is not None:
+            self._scales.append(scales)
+        self._scratch.write(np.ascontiguousarray(stored).data)
 
     def close(self) -> None:
         """Puts the rows in order and writes the files; closing again does nothing.
@@ -161,14 +189,15 @@ class ImageStoreWriter:
         """Gives up: drops the rows and writes no store."""
         self._scratch.close()
 
-    def _paths(self) -> list[pathlib.Path]:
-        if self._num_files == 1:
-            return [self._path]
+    @staticmethod
+    def paths_of(path: str | os.PathLike[str], num_files: int) -> list[pathlib.Path]:
+        """Returns the files that a writer of these arguments makes."""
+        path = pathlib.Path(path)
+        if num_files == 1:
+            return [path]
         return [
-            self._path.with_name(
-                f"{self._path.stem}-{i:05d}-of-{self._num_files:05d}{self._path.suffix}"
-            )
-            for i in range(self._num_files)
+            path.with_name(f"{path.stem}-{i:05d}-of-{num_files:05d}{path.suffix}")
+            for i in range(num_files)
         ]
 
     def _write_files(self, ids: np.ndarray) -> None:
@@ -178,11 +207,12 @@ class ImageStoreWriter:
         buckets = bucket_of(ids)
         order = np.lexsort((ids, buckets))
         files = buckets[order] * self._num_files // NUM_BUCKETS
-        partial = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in self._paths()]
+        paths = self.paths_of(self._path, self._num_files)
+        partial = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in paths]
         try:
             for index, path in enumerate(partial):
                 self._write_file(path, ids, order[files == index], scratch)
-            for path, name in zip(partial, self._paths(), strict=True):
+            for path, name in zip(partial, paths, strict=True):
                 os.replace(path, name)
         finally:
             for path in partial:
@@ -196,13 +226,26 @@ class ImageStoreWriter:
             file.attrs["amstf_image_store"] = 1
             for name, value in self._attributes.items():
                 file.attrs[name] = value
-            file.create_dataset(hdf5_layout.IDS, data=ids[rows], dtype="<i8")
+            self._write_small(file, hdf5_layout.IDS, ids[rows].astype("<i8"))
             features = file.create_dataset(
                 hdf5_layout.FEATURES, (len(rows), self._width), self._dtype.newbyteorder("<")
             )
             step = max(1, _COPY_BYTES // (self._width * self._dtype.itemsize))
+            crc32 = 0
             for begin in range(0, len(rows), step):
-                features[begin : begin + step] = scratch[rows[begin : begin + step]]
+                block = np.ascontiguousarray(scratch[rows[begin : begin + step]])
+                features[begin : begin + step] = block
+                crc32 = zlib.crc32(block.data, crc32)
+            features.attrs[hdf5_layout.CRC32] = f"{crc32:08x}"
+            if self._dtype == np.uint8:
+                scales = np.concatenate([np.empty((0, 2), np.float32), *self._scales])
+                self._write_small(file, hdf5_layout.SCALES, scales[rows].astype("<f4"))
+
+    @staticmethod
+    def _write_small(file: h5py.File, name: str, values: np.ndarray) -> None:
+        dataset = file.create_dataset(name, data=values)
+        crc32 = zlib.crc32(np.ascontiguousarray(values).data)
+        dataset.attrs[hdf5_layout.CRC32] = f"{crc32:08x}"
 
 
 def _refuse_unstorable(attributes: Mapping[str, Any]) -> None:

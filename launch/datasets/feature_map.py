@@ -24,6 +24,9 @@ MAX_PCA_FEATURES = 8192
 
 _ROWS = 8192
 
+MAP = "map"
+"""Attribute of a store of mapped features: the file of the map, beside it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class FeatureMap:
@@ -93,31 +96,65 @@ def apply(directory: str | os.PathLike[str], *, standardise: bool = False, pca: 
     samples = Samples.open(directory)
     for name in samples.manifest.images:
         store = ImageStore.open(samples.image_store_path(name))
-        if pca > store.width:
-            raise ConfigError(
-                f"--pca is {pca}, and the store {name!r} holds {store.width} features an image; "
-                "ask for at most as many"
-            )
-        if pca and store.width > MAX_PCA_FEATURES:
-            raise ConfigError(
-                f"--pca takes stores of at most {MAX_PCA_FEATURES:,} features, and {name!r} holds "
-                f"{store.width:,} an image"
-            )
-        ids = shown_images(samples, name)
-        if not len(ids):
-            raise SampleError(f"training shows no image of the store {name!r} to fit a map on")
-        found = fit(*_moments(store, ids, full=bool(pca)), standardise=standardise, pca=pca)
-        _rewrite(pathlib.Path(directory), name, store, found, len(ids), standardise, pca)
+        path = pathlib.Path(directory, f"{pathlib.Path(store.paths[0]).stem}.h5")
+        mapped = path.with_suffix(".mapped.h5")
+        apply_to_store(samples, name, store, mapped, standardise=standardise, pca=pca)
+        for old in store.paths:
+            pathlib.Path(old).unlink()
+        mapped.rename(path)
+        _map_file(mapped).rename(_map_file(path))
+        set_image_store(directory, path.name, name)
 
 
-def shown_images(samples: Samples, name: str) -> np.ndarray:
+def apply_to_store(
+    samples: Samples,
+    name: str,
+    store: ImageStore,
+    out: pathlib.Path,
+    *,
+    standardise: bool = False,
+    pca: int = 0,
+    dtype: str | None = None,
+) -> None:
+    """Writes a store of mapped features, and the map beside it.
+
+    Args:
+        samples: A data set whose training split shows images of the store.
+        name: Name of the store in the data set's schema.
+        store: The features to fit the map on and to map.
+        out: The store to write.
+        standardise: See `fit`.
+        pca: See `fit`.
+        dtype: Stored type; None for that of `store`.
+
+    Raises:
+        ConfigError: If the store has fewer features than `pca`, or more than PCA can take.
+        SampleError: If the training split shows no image of the store.
+    """
+    if pca > store.width:
+        raise ConfigError(
+            f"--pca is {pca}, and the store {name!r} holds {store.width} features an image; "
+            "ask for at most as many"
+        )
+    if pca and store.width > MAX_PCA_FEATURES:
+        raise ConfigError(
+            f"--pca takes stores of at most {MAX_PCA_FEATURES:,} features, and {name!r} holds "
+            f"{store.width:,} an image"
+        )
+    ids = shown_images(samples, name, store)
+    if not len(ids):
+        raise SampleError(f"training shows no image of the store {name!r} to fit a map on")
+    found = fit(*_moments(store, ids, full=bool(pca)), standardise=standardise, pca=pca)
+    _write(store, out, found, len(ids), standardise, pca, dtype or store.dtype)
+
+
+def shown_images(samples: Samples, name: str, store: ImageStore) -> np.ndarray:
     """Returns the images of a store that the training split shows, ascending, int64 [n]."""
     fields = [f.name for f in samples.schema.of_kind(IMAGE) if f.store_name == name]
     shown: set[int] = set()
     for batch in samples.dataset("train", 4096, fields=fields, only_inputs=False):
         for field in fields:
             shown.update(np.unique(batch[field].numpy()).tolist())
-    store = ImageStore.open(samples.image_store_path(name))
     return np.intersect1d(np.array(sorted(shown), np.int64), store.ids)
 
 
@@ -136,17 +173,15 @@ def _blocks(store: ImageStore, ids: np.ndarray) -> Iterator[np.ndarray]:
         yield store.read(ids[begin : begin + _ROWS]).astype(np.float64)
 
 
-def _rewrite(
-    directory: pathlib.Path,
-    name: str,
+def _write(
     store: ImageStore,
+    out: pathlib.Path,
     found: FeatureMap,
     fitted: int,
     standardise: bool,
     pca: int,
+    dtype: str,
 ) -> None:
-    stem = pathlib.Path(store.paths[0]).stem
-    path = directory / f"{stem}.mapped.h5"
     attributes = {
         **store.attributes,
         "raw_width": store.width,
@@ -154,16 +189,15 @@ def _rewrite(
         "pca_width": pca,
         "explained_variance": round(found.explained, 6),
         "fitted_on": f"{fitted} images that training shows",
-        "map": f"{stem}.map.npz",
+        MAP: f"{out.stem.removesuffix('.mapped')}.map.npz",
     }
-    width, dtype = found.matrix.shape[1], str(store.dtype)
     ids = np.asarray(store.ids)
-    with ImageStoreWriter(path, width, dtype, attributes=attributes) as writer:
+    with ImageStoreWriter(out, found.matrix.shape[1], dtype, attributes=attributes) as writer:
         for begin in range(0, len(ids), _ROWS):
             block = ids[begin : begin + _ROWS]
             writer.write(block, found(store.read(block)))
-    np.savez(directory / f"{stem}.map.npz", mean=found.mean, matrix=found.matrix)
-    for old in store.paths:
-        pathlib.Path(old).unlink()
-    path.rename(directory / f"{stem}.h5")
-    set_image_store(directory, f"{stem}.h5", name)
+    np.savez(_map_file(out), mean=found.mean, matrix=found.matrix)
+
+
+def _map_file(store: pathlib.Path) -> pathlib.Path:
+    return store.with_name(f"{store.stem}.map.npz")

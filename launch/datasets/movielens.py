@@ -97,7 +97,7 @@ def prepare(
         only_with_image: Whether to leave out ratings of movies without features. Otherwise their
             ad image is -1.
         num_shards: Files per split.
-        image_dtype: Stored type of the features, "float32" or "float16".
+        image_dtype: Stored type of the features, one of `image_store_writer.DTYPES`.
         page_size: See `make_samples`.
         group_size: Impressions of the longest group, if they are to be stored in groups: those of
             a user with the same behaviours come together then.
@@ -363,5 +363,5 @@ def _copy_features(features: str | os.PathLike[str], store: pathlib.Path, dtype:
         with ImageStoreWriter(store, rows.shape[1], dtype, attributes=attributes) as writer:
             for begin in range(0, len(ids), _STORE_ROWS):
                 end = begin + _STORE_ROWS
-                writer.write(ids[begin:end], rows[begin:end])
+                writer.write(ids[begin:end], hdf5_layout.read_rows(file, begin, end))
         return set(np.asarray(ids[:]).tolist())

@@ -33,6 +33,7 @@ from amstf.schema import Field, Schema
 from amstf.store import ImageStoreWriter
 from launch.datasets.adjacent import adjacent
 from launch.datasets.halves import left_out
+from launch.datasets.pictures import Pictures, render
 from launch.datasets.synthetic_config import SyntheticConfig
 
 SPLITS = ("train", "validation", "test")
@@ -84,6 +85,7 @@ def prepare(
     image_dtype: str = "float16",
     group_size: int | None = None,
     train_half: str = "",
+    pictures: Pictures | None = None,
 ) -> dict[str, int]:
     """Makes a synthetic data set.
 
@@ -91,11 +93,13 @@ def prepare(
         config: Its size and nature.
         directory: The data set directory to fill.
         num_shards: Files per split.
-        image_dtype: Stored type of the features, "float32" or "float16".
+        image_dtype: Stored type of the features, one of `image_store_writer.DTYPES`.
         group_size: Impressions of the longest group, if they are to be stored in groups: those of
             a user between two clicks, or of pages between two clicks, come together then.
         train_half: One of `halves.HALVES`, or "" for the whole training split. What the other half
             clicked stays among the behaviours.
+        pictures: Draw the items there instead of storing features of their images; the data set has
+            no image store then until one is extracted from the pictures.
 
     Returns:
         The number of samples by split.
@@ -107,6 +111,9 @@ def prepare(
         ("titles", config.text_width, title_features(config, log)),
     ):
         if not width:
+            continue
+        if name == "images" and pictures is not None:
+            render(pictures, log.style, log.category, seed=config.seed)
             continue
         attributes = {"made_by": "launch.prepare synthetic", "seed": config.seed}
         path = directory / f"{name}.h5"
@@ -138,6 +145,7 @@ def prepare(
         click_rate=round(float(log.click.mean()), 4),
         best_reachable=best_reachable(log),
         **({"train_half": train_half} if train_half else {}),
+        **({"pictures": str(pictures.shown_as)} if pictures is not None else {}),
     )
     return dict(zip(SPLITS, counts, strict=True))
 
@@ -206,8 +214,12 @@ def generate(config: SyntheticConfig) -> SyntheticLog:
     age_category = rng.normal(size=(AGES, CATEGORIES))
     hour_effect = _unit(np.sin(np.arange(HOURS) * (2 * np.pi / HOURS)))
 
-    is_new = np.zeros(items, bool)
-    is_new[rng.permutation(items)[: int(config.new_items * items)]] = True
+    shuffled = rng.permutation(items)
+    num_new = int(config.new_items * items)
+    is_new, is_validation_new = np.zeros(items, bool), np.zeros(items, bool)
+    is_new[shuffled[:num_new]] = True
+    num_validation_new = int(config.new_validation_items * items)
+    is_validation_new[shuffled[num_new : num_new + num_validation_new]] = True
     num_test = int(config.test_share * count)
     num_validation = int(config.validation_share * count)
     split = np.zeros(count, np.int64)
@@ -217,10 +229,13 @@ def generate(config: SyntheticConfig) -> SyntheticLog:
     activity = rng.gamma(2.0, size=users)
     page = np.arange(count) // config.page_size
     user = rng.choice(users, size=page[-1] + 1, p=activity / activity.sum())[page]
-    item = _popular(rng, np.flatnonzero(~is_new), count, config.zipf)
-    if is_new.any():
-        shows_new = (split == 2) & (rng.random(count) < config.new_item_impressions)
-        item[shows_new] = _popular(rng, np.flatnonzero(is_new), shows_new.sum(), config.zipf)
+    item = _popular(rng, np.flatnonzero(~is_new & ~is_validation_new), count, config.zipf)
+    # A generator of its own: data without such items stay what they were.
+    of_validation = np.random.default_rng([config.seed, 4])
+    for draw, index, new in ((rng, 2, is_new), (of_validation, 1, is_validation_new)):
+        if new.any():
+            shows_new = (split == index) & (draw.random(count) < config.new_item_impressions)
+            item[shows_new] = _popular(draw, np.flatnonzero(new), shows_new.sum(), config.zipf)
     hour = rng.integers(HOURS, size=page[-1] + 1)[page]
 
     ids = gender_brand[gender[user], brand[item]] + age_category[age[user], category[item]]

@@ -18,7 +18,10 @@ class SyntheticConfig:
         image_width: Features of an image, F. The paper's VGG16 features have 4,096.
         behaviours: Most earlier clicks that a sample holds.
         new_items: Share of the items that appear only in the test split.
-        new_item_impressions: Share of the test impressions that show one of them.
+        new_validation_items: Share of the items that training does not show either and validation
+            does, so that what is chosen by validation is chosen for new items too.
+        new_item_impressions: Share of the impressions of the test, or of validation, that show one
+            of these.
         validation_share: Share of the impressions in the validation split.
         test_share: Share of the impressions in the test split, the last in time.
         page_size: Impressions of a page view. A page is of one user at one hour, and all its
@@ -48,6 +51,7 @@ class SyntheticConfig:
     image_width: int = 512
     behaviours: int = 16
     new_items: float = 0.2
+    new_validation_items: float = 0.0
     new_item_impressions: float = 0.3
     validation_share: float = 0.08
     test_share: float = 0.15
@@ -73,7 +77,10 @@ class SyntheticConfig:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("new_items", "new_item_impressions", "validation_share", "test_share"):
+        for name in (
+            "new_items", "new_validation_items", "new_item_impressions", "validation_share",
+            "test_share",
+        ):  # fmt: skip
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(
                     f"--{name} is {getattr(self, name)}; it is a share, from 0 to less than 1"
@@ -82,6 +89,12 @@ class SyntheticConfig:
             raise ConfigError(
                 f"--validation_share {self.validation_share} and --test_share {self.test_share} "
                 "leave nothing to train on; their sum must be less than 1"
+            )
+        if self.new_items + self.new_validation_items >= 1:
+            raise ConfigError(
+                f"--new_items {self.new_items} and --new_validation_items "
+                f"{self.new_validation_items} leave no items to train on; their sum must be less "
+                "than 1"
             )
         for name in ("seed", "text_width"):
             if getattr(self, name) < 0:

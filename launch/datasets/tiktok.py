@@ -111,7 +111,7 @@ def prepare(
         source: Directory with tiktok.npz.
         directory: The data set directory to fill.
         num_shards: Files per split.
-        image_dtype: Stored type of the features, "float32" or "float16".
+        image_dtype: Stored type of the features, one of `image_store_writer.DTYPES`.
         group_size: Most impressions of a group, of which the user's part is stored once; None for
             no groups.
 

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Mapping
 
 from launch.datasets.halves import FIRST, SECOND
-from launch.experiments.plan import IDS, IMAGES, VALIDATION_AUC, Experiment, Variant
+from launch.experiments.plan import AUC, IDS, IMAGES, VALIDATION_AUC, Experiment, Variant
 
 _IDS = Variant({"model": "embedding_mlp"}, family=IDS)
 _CLICKS = ("synthetic", "movielens")
@@ -33,6 +33,33 @@ def _tuning() -> dict[str, Variant]:
             }
             name = f"{family}: rate {rate:g}, dropout {dropout:g}, id_l2 {l2:g}"
             variants[name] = Variant({**base.changes, **trial}, family=family)
+    return variants
+
+
+_LONGER = ", longer"
+
+
+def _mutual(alone: Mapping[str, Variant], tuning: Mapping[str, object]) -> dict[str, Variant]:
+    """Models alone and together, from the start and after training alone, and the fair control.
+
+    Args:
+        alone: The models by name, from two on; the first of them are those of N = 2, 3, 4, 6.
+        tuning: What differs in training that begins with trained models.
+    """
+    names = tuple(alone)
+    variants = dict(alone)
+    for name, variant in alone.items():
+        changes = {**variant.changes, **tuning, "warm_start_mode": "full"}
+        variants[f"{name}{_LONGER}"] = Variant(
+            changes, family=variant.family, after=name, baseline=name
+        )
+    four = names[:4]
+    variants["average of 4"] = Variant({"epochs": 0}, members=four)
+    variants["4 from scratch"] = Variant({}, members=four, is_scratch=True)
+    for pair in itertools.combinations(four, 2):
+        variants[" and ".join(pair)] = Variant(dict(tuning), members=pair)
+    for count in (3, 4, 6):
+        variants[f"{count} together"] = Variant(dict(tuning), members=names[:count])
     return variants
 
 
@@ -106,6 +133,27 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         data=_ALL,
         metrics=(VALIDATION_AUC,),
         measures_test=False,
+    ),
+    "mutual": Experiment(
+        title="Mutual learning (arXiv 2406.12087)",
+        variants=_mutual(
+            {
+                "embedding_mlp": _IDS,
+                "din": Variant({"model": "din"}, family=IDS),
+                "dicm": _dicm(),
+                "lr": Variant({"model": "lr"}, family=IDS),
+                "embedding_mlp_wide": Variant(
+                    {"model": "embedding_mlp", "hidden": (256, 128)}, family=IDS
+                ),
+                "din_wide": Variant({"model": "din", "hidden": (256, 128)}, family=IDS),
+            },
+            tuning={"epochs": 2, "learning_rate": 0.001},
+        ),
+        baseline="embedding_mlp",
+        data=_CLICKS,
+        metrics=(AUC,),
+        is_relative=True,
+        control=_LONGER,
     ),
     "content": Experiment(
         title="Vectors of videos for new and for known items",

@@ -55,7 +55,8 @@ def execute(job: Job) -> dict[str, Any]:
 
     Returns:
         `validation_auc` of the best checkpoint; of the test split `auc`, `gauc`, `user_auc`,
-        `log_loss` and `new_auc` (None where it is not defined); `steps`, `seconds`.
+        `log_loss` and `new_auc` (None where it is not defined); `steps`, `seconds`. Of several
+        models that are trained together those of their mean, and `members`: name -> its own.
 
     Raises:
         AmstfError: As the training does.
@@ -64,7 +65,7 @@ def execute(job: Job) -> dict[str, Any]:
     import tf_keras as keras
 
     from launch import run_evaluation
-    from launch.training import Training
+    from launch.mutual_training import training_of
 
     started = time.monotonic()
     keras.backend.clear_session()
@@ -74,23 +75,33 @@ def execute(job: Job) -> dict[str, Any]:
         open(run.path / "output.txt", "a", encoding="utf-8") as output,
         contextlib.redirect_stdout(output),
     ):
-        report = Training(run, job.config, job.segment_steps).execute()
-        best = report["best_validation"]
-        result = {
-            "validation_auc": best and best["validation_auc"],
-            "steps": report["steps"],
-            "best_step": best and best["step"],
-        }
-        if job.measures_test:
-            done = run_evaluation.evaluate(run, TEST, new_item_impressions=job.new_item_impressions)
-            metrics = done.report["metrics"]
-            result |= {name: metrics[ALL][name] for name in ("auc", "gauc", "log_loss")}
-            result["new_auc"] = metrics.get(NEW, {}).get("auc")
-            result["user_auc"] = _user_auc(done.predictions)
+        report = training_of(run, job.config, job.segment_steps).execute()
+        members = {name: run.member(name) for name in job.config.members}
+
+        def measures(one: RunDirectory, best: dict[str, float] | None) -> dict[str, Any]:
+            result: dict[str, Any] = {
+                "validation_auc": best and best["validation_auc"],
+                "steps": report["steps"],
+                "best_step": best and best["step"],
+            }
+            if job.measures_test:
+                done = run_evaluation.evaluate(
+                    one, TEST, new_item_impressions=job.new_item_impressions
+                )
+                metrics = done.report["metrics"]
+                result |= {name: metrics[ALL][name] for name in ("auc", "gauc", "log_loss")}
+                result["new_auc"] = metrics.get(NEW, {}).get("auc")
+                result["user_auc"] = _user_auc(done.predictions)
+            return result
+
+        result = measures(run, report["best_validation"])
+        of_members = {n: measures(one, report["members"][n]) for n, one in members.items()}
     if not job.is_kept:
-        for checkpoints in (run.checkpoints, run.best):
-            shutil.rmtree(checkpoints, ignore_errors=True)
-    return {**result, "seconds": round(time.monotonic() - started, 1)}
+        for one in (run, *members.values()):
+            for checkpoints in (one.checkpoints, one.best):
+                shutil.rmtree(checkpoints, ignore_errors=True)
+    result["seconds"] = round(time.monotonic() - started, 1)
+    return {**result, "members": of_members} if members else result
 
 
 def _user_auc(predictions: evaluation.Predictions) -> float | None:

@@ -11,7 +11,7 @@ from amstf import files
 from amstf.atomic_file import write_atomically
 from launch.curves import plt
 from launch.experiments.data import DATA
-from launch.experiments.plan import NEW_AUC, Experiment, Metric
+from launch.experiments.plan import NEW_AUC, Experiment, Metric, Row
 from launch.experiments.results import Results
 from launch.experiments.statistics import Estimate, estimate, paired_difference
 
@@ -31,17 +31,16 @@ def table(experiment: Experiment, data: str, seeds: range, results: Results) -> 
     metrics = metrics_of(experiment, data)
     head = ["points of 0.01"]
     for metric in metrics:
-        head += [metric.title, "Δ"]
+        head += [metric.title, "Δ %" if experiment.is_relative else "Δ"]
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-    shown = [name for name, variant in experiment.variants.items() if variant.is_shown]
-    for name in shown:
-        cells = [name]
+    for row in experiment.rows:
+        cells = [_title(row, experiment)]
         for metric in metrics:
-            values = _values(results, name, seeds, metric)
+            values = _values(results, row.name, seeds, metric)
             cells.append(_level(estimate(list(values.values()))))
-            base = _values(results, experiment.baseline, seeds, metric)
-            is_base = name == experiment.baseline
-            cells.append("" if is_base else _difference(paired_difference(values, base)))
+            is_base = row.name == row.baseline
+            difference = _compared(experiment, row, seeds, results, metric)
+            cells.append("" if is_base else _difference(difference))
         lines.append("| " + " | ".join(cells) + " |")
     best = results.facts.get("best_reachable") or {}
     if best:
@@ -59,29 +58,32 @@ def draw(
 ) -> None:
     """Draws the paired differences to the baseline with their intervals, a panel per metric."""
     metrics = metrics_of(experiment, data)
-    shown = [
-        name
-        for name, variant in experiment.variants.items()
-        if variant.is_shown and name != experiment.baseline
-    ]
+    rows = [row for row in experiment.rows if row.name != row.baseline]
+    shown = [_title(row, experiment) for row in rows]
     height = 1.6 + 0.32 * len(shown)
     figure, axes = plt.subplots(
         1, len(metrics), figsize=(3.4 * len(metrics) + 1.2, height), sharey=True, squeeze=False
     )
     for axis, metric in zip(axes[0], metrics, strict=True):
         base = _values(results, experiment.baseline, seeds, metric)
-        for row, name in enumerate(shown):
-            difference = paired_difference(_values(results, name, seeds, metric), base)
+        for place, row in enumerate(rows):
+            difference = _compared(experiment, row, seeds, results, metric)
             sign = True if difference.is_above_zero else None
             sign = False if difference.is_below_zero else sign
             margin = 0.0 if math.isnan(difference.margin) else POINTS * difference.margin
             axis.errorbar(
-                POINTS * difference.mean, row, xerr=margin, fmt="o", capsize=3, color=_COLOURS[sign]
+                POINTS * difference.mean,
+                place,
+                xerr=margin,
+                fmt="o",
+                capsize=3,
+                color=_COLOURS[sign],
             )
         axis.axvline(0, color="black", linewidth=0.8)
         level = estimate(list(base.values()))
         axis.set_title(f"{metric.title}\n{experiment.baseline}: {_level(level)}", fontsize=9)
-        axis.set_xlabel("points of 0.01", fontsize=8)
+        unit = "% of what it is compared with" if experiment.is_relative else "points of 0.01"
+        axis.set_xlabel(unit, fontsize=8)
         axis.grid(axis="x", alpha=0.3)
     axes[0][0].set_yticks(range(len(shown)), shown)
     axes[0][0].set_ylim(len(shown) - 0.5, -0.5)
@@ -102,8 +104,10 @@ def section(
             f"    {command}",
             "",
             f"{len(seeds)} seeds ({seeds.start} to {seeds.stop - 1}); ± is half of the 95 % "
-            f"interval over seeds (Student's t), Δ the difference to *{experiment.baseline}*, "
-            "paired by seed, bold where the interval leaves out 0. Every run with its command: "
+            f"interval over seeds (Student's t), Δ the difference to *{experiment.baseline}* (or "
+            "to what the row names)"
+            + (", in % of that," if experiment.is_relative else ",")
+            + " paired by seed, bold where the interval leaves out 0. Every run with its command: "
             f"[{results.path.name}]({results.path.name}).",
             "",
             table(experiment, data, seeds, results),
@@ -131,6 +135,22 @@ def _values(results: Results, variant: str, seeds: range, metric: Metric) -> dic
     measures: dict[int, dict[str, Any]] = results.of(variant, seeds)
     found = {seed: measured.get(metric.key) for seed, measured in measures.items()}
     return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _title(row: Row, experiment: Experiment) -> str:
+    """Names a row, and what it is compared with if that is not the baseline of all."""
+    is_usual = row.baseline in (experiment.baseline, row.name)
+    return row.name if is_usual else f"{row.name} (to *{row.baseline}*)"
+
+
+def _compared(
+    experiment: Experiment, row: Row, seeds: range, results: Results, metric: Metric
+) -> Estimate:
+    values = _values(results, row.name, seeds, metric)
+    base = _values(results, row.baseline, seeds, metric)
+    if experiment.is_relative:
+        return estimate([values[seed] / base[seed] - 1 for seed in values if seed in base])
+    return paired_difference(values, base)
 
 
 def _level(value: Estimate) -> str:

@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tqdm
@@ -19,11 +19,13 @@ from amstf.data import Samples
 from amstf.errors import AmstfError, ConfigError
 from launch.experiments import data as data_sets
 from launch.experiments import one_run
-from launch.experiments.plan import Experiment
+from launch.experiments.plan import Experiment, Variant, of_member
 from launch.experiments.results import Results
-from launch.run_directory import FIRST_LABEL, RunConfig
+from launch.run_directory import FIRST_LABEL, FULL_START, MUTUAL, RunConfig
 
 _PLACES = ("dataset", "warm_start")  # Attributes that hold paths, which do not change a result.
+_OF_MUTUAL = ("members", "agreement", "mutual_weight", "mutual_warm_up")
+_OF_THE_WHOLE = (*_OF_MUTUAL, "epochs", "patience", "batch_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,7 @@ class _Task:
     variant: str
     seed: int
     part: str
-    after: tuple[str, int] | None
+    after: tuple[tuple[str, int], ...]
     digest: str
     command: str
     job: one_run.Job
@@ -88,8 +90,9 @@ def run_missing(plan: Plan, results: Results, parallel: int) -> int:
     }
     # What a missing run starts from is needed as a checkpoint, not only as a result.
     for task in list(missing.values()):
-        if task.after and not (tasks[task.after].job.run / "best").exists():
-            missing[task.after] = tasks[task.after]
+        for start in task.after:
+            if not (tasks[start].job.run / "best").exists():
+                missing[start] = tasks[start]
     if not missing:
         return 0
     for task in missing.values():
@@ -106,15 +109,11 @@ def run_missing(plan: Plan, results: Results, parallel: int) -> int:
     ):
         try:
             for task, measures in _done(pool, missing):
-                results.keep(
-                    {
-                        "variant": task.variant,
-                        "seed": task.seed,
-                        "digest": task.digest,
-                        "command": task.command,
-                        "measures": measures,
-                    }
-                )
+                facts = {"seed": task.seed, "digest": task.digest, "command": task.command}
+                for member, own in measures.pop("members", {}).items():
+                    name = of_member(task.variant, member)
+                    results.keep({"variant": name, **facts, "measures": own})
+                results.keep({"variant": task.variant, **facts, "measures": measures})
                 bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -139,7 +138,7 @@ def _done(
     waiting, under_way, done = dict(tasks), {}, set()
     while waiting or under_way:
         for key, task in list(waiting.items()):
-            if task.after in done or task.after not in tasks:
+            if all(start in done or start not in tasks for start in task.after):
                 under_way[pool.submit(one_run.execute, waiting.pop(key).job)] = task
         first, _ = concurrent.futures.wait(
             under_way, return_when=concurrent.futures.FIRST_COMPLETED
@@ -162,26 +161,32 @@ def _done(
 def _tasks(plan: Plan) -> Iterator[_Task]:
     data = data_sets.DATA[plan.data]
     variants = plan.experiment.variants
-    followed = {variant.after for variant in variants.values()}
+    followed = {v for variant in variants.values() for v in (variant.after, *variant.members)}
     done: dict[tuple[str, int], _Task] = {}
     for name, variant in variants.items():
         if variant.part and not data.has_halves:
             raise ConfigError(f"--data={plan.data} has no halves in time, which {plan.name} needs")
         for seed in plan.seeds:
-            after = done[variant.after, seed] if variant.after else None
-            config = RunConfig(
-                **{"labels": FIRST_LABEL, **data.settings[variant.family], **variant.changes},
-                dataset=str(data.directory(plan.runs, plan.data, seed, variant.part)),
-                warm_start=str(after.job.run) if after else "",
-                seed=seed,
-            )
+            starts = [] if variant.is_scratch else [variant.after, *variant.members]
+            after = [done[start, seed] for start in starts if start]
+            dataset = str(data.directory(plan.runs, plan.data, seed, variant.part))
+            if variant.members:
+                members = {name: done[name, seed].job for name in variant.members}
+                config = _together(members, variant, data.settings[variant.family], dataset, seed)
+            else:
+                config = RunConfig(
+                    **{"labels": FIRST_LABEL, **data.settings[variant.family], **variant.changes},
+                    dataset=dataset,
+                    warm_start=str(after[0].job.run) if after else "",
+                    seed=seed,
+                )
             facts = [
-                {k: v for k, v in dataclasses.asdict(config).items() if k not in _PLACES},
+                _facts_of(config),
                 data.flags(None, seed, variant.part),
                 data.segment_steps,
                 data.new_item_impressions,
                 plan.experiment.measures_test,
-                *([after.digest] if after else []),
+                *(start.digest for start in after),
             ]
             # Of all that a result depends on.
             digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
@@ -197,7 +202,7 @@ def _tasks(plan: Plan) -> Iterator[_Task]:
                 variant=name,
                 seed=seed,
                 part=variant.part,
-                after=after.key if after else None,
+                after=tuple(start.key for start in after),
                 digest=digest,
                 command=_command(job),
                 job=job,
@@ -206,17 +211,62 @@ def _tasks(plan: Plan) -> Iterator[_Task]:
             yield task
 
 
+def _together(
+    members: Mapping[str, one_run.Job],
+    variant: Variant,
+    settings: Mapping[str, Any],
+    dataset: str,
+    seed: int,
+) -> RunConfig:
+    """Returns the configuration that trains the models of several runs together."""
+    of_each = {k: v for k, v in variant.changes.items() if k not in _OF_THE_WHOLE}
+    whole = {k: v for k, v in {**settings, **variant.changes}.items() if k in _OF_THE_WHOLE}
+    configs = {}
+    for name, job in members.items():
+        start = {} if variant.is_scratch else {"warm_start": str(job.run)}
+        mode = {"warm_start_mode": FULL_START} if start else {}
+        configs[name] = dataclasses.replace(job.config, **start, **mode, **of_each)
+    return RunConfig(dataset, MUTUAL, members=configs, labels=FIRST_LABEL, seed=seed, **whole)
+
+
+def _facts_of(config: RunConfig) -> dict[str, Any]:
+    """Returns all of a configuration that a result depends on."""
+    facts = {k: v for k, v in dataclasses.asdict(config).items() if k not in _PLACES}
+    if config.members:
+        facts["members"] = {name: _facts_of(member) for name, member in config.members.items()}
+    else:
+        # As before there was such training, so that results from then still count.
+        facts = {k: v for k, v in facts.items() if k not in _OF_MUTUAL}
+    return facts
+
+
 def _command(job: one_run.Job) -> str:
     """Returns the command line that trains the same by hand."""
+    if job.config.members:
+        return _mutual_command(job)
     words = ["python -m launch.train", f"--dataset={pathlib.Path(job.config.dataset).name}"]
     fields = {field.name: field for field in dataclasses.fields(RunConfig)}
     for name, value in dataclasses.asdict(job.config).items():
         is_default = value == fields[name].default and name != "seed"
-        if name in ("dataset", "ams", "image_width") or is_default:
+        if name in ("dataset", "ams", "image_width", "members") or is_default:
             continue
         if name == "warm_start":
             value = pathlib.Path(value).name
         words.append(f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}")
+    if job.segment_steps:
+        words.append(f"--segment_steps={job.segment_steps}")
+    return " ".join([*words, f"--out={job.run.name}"])
+
+
+def _mutual_command(job: one_run.Job) -> str:
+    config = job.config
+    starts = [pathlib.Path(m.warm_start).name or name for name, m in config.members.items()]
+    words = [f"python -m launch.mutual --members={','.join(starts)}"]
+    if not any(member.warm_start for member in config.members.values()):
+        words.append("--scratch")
+    first = next(iter(config.members.values()))
+    words += [f"--{name}={getattr(config, name)}" for name in (*_OF_THE_WHOLE[1:], "seed")]
+    words += [f"--learning_rate={first.learning_rate}"]
     if job.segment_steps:
         words.append(f"--segment_steps={job.segment_steps}")
     return " ".join([*words, f"--out={job.run.name}"])

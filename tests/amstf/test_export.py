@@ -95,9 +95,9 @@ def exported(samples, store, tmp_path_factory):
         for rows in (len(records), 1):
             want[f"examples {rows}"] = want[f"inputs {rows}"] = clicks[:rows]
             examples = {"examples": np.array(records[:rows], object)}
-            questions.append((kind, f"examples {rows}", "serve_examples", examples))
+            questions.append((kind, f"examples {rows}", "serving_default", examples))
             inputs = request(batch, slice(rows))
-            questions.append((kind, f"inputs {rows}", "serving_default", inputs))
+            questions.append((kind, f"inputs {rows}", "predict", inputs))
         if kind != "embedding_mlp":
             layer = model.image_embeddings["images"]
             for name, features in (("new", NEW_IMAGES), ("one", NEW_IMAGES[:1]), ("old", FEATURES)):
@@ -124,7 +124,7 @@ def test_a_process_without_this_project_gets_the_models_predictions(exported, ki
 
 
 def test_an_image_that_the_table_lacks_is_no_image(exported):
-    serve = tf.saved_model.load(str(exported["dicm attentive"].path)).signatures["serving_default"]
+    serve = tf.saved_model.load(str(exported["dicm attentive"].path)).signatures["predict"]
     batch = tensors(random_batch(CLICK_SCHEMA, 3, 2))
     batch = {k: tf.cast(v, tf.int64) if v.dtype.is_integer else v for k, v in batch.items()}
     answers = []
@@ -147,7 +147,7 @@ def test_lists_longer_than_in_training_are_cut_as_the_reader_cuts_them(tmp_path)
     model = build(EmbeddingMlp(schema, hidden=(4,)), schema)
     shake(model)
     export(model, schema, tmp_path / "model")
-    serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    serve = tf.saved_model.load(str(tmp_path / "model")).signatures["predict"]
     ids, weights = tf.constant([[1, 2, 3]], tf.int64), tf.constant([[2.0, 3.0, 4.0]])
     long = serve(seen=ids, tags=ids, tags_weight=weights)
     short = serve(seen=ids[:, :2], tags=ids[:, :1], tags_weight=weights[:, :1])
@@ -167,13 +167,11 @@ def test_two_stores_have_a_table_and_a_signature_each(store, tmp_path):
     export(model, schema, tmp_path / "model", progress=lambda *news: seen.append(news))
     assert seen == [("ads", 30, 30), ("images", 30, 30)]
     signatures = tf.saved_model.load(str(tmp_path / "model")).signatures
-    names = ["embed_images_ads", "embed_images_images", "serve_examples", "serving_default"]
+    names = ["embed_images_ads", "embed_images_images", "predict", "score_ads", "serving_default"]
     assert sorted(signatures) == names
     batch = tensors(random_batch(schema, 4, 3))
     batch = {k: tf.cast(v, tf.int64) if v.dtype.is_integer else v for k, v in batch.items()}
-    got = signatures["serving_default"](
-        **{input_names(schema)[key]: value for key, value in batch.items()}
-    )
+    got = signatures["predict"](**{input_names(schema)[key]: value for key, value in batch.items()})
     np.testing.assert_allclose(got["click_probability"], model(batch), rtol=0, atol=1e-5)
 
 
@@ -221,18 +219,21 @@ def test_the_description_tells_fields_and_signatures(exported):
     _, path, description, *_ = exported["dicm sum"]
     stored = json.loads((path / DESCRIPTION_FILE).read_text())
     assert stored == description
-    assert stored["images"] == {"images": {"images": 30, "features": 5, "embedding_width": 3}}
+    assert stored["images"]["images"] == {
+        "images": 30, "features": 5, "embedding_width": 3,
+        "table": "inside", "dtype": "float32", "default": [0, 0, 0],
+    }  # fmt: skip
     assert exported["embedding_mlp"].description["images"] == {}
     assert "embed_images" not in exported["embedding_mlp"].description["signatures"]
     assert Schema.from_json(json.dumps(stored["schema"])) == CLICK_SCHEMA
-    inputs = stored["signatures"]["serving_default"]["inputs"]
+    inputs = stored["signatures"]["predict"]["inputs"]
     assert inputs["words_weight"] == {
         "dtype": "float32",
         "shape": [None, None],
         "field": "words.weight",
     }
     outputs = {"click_probability": {"dtype": "float32", "shape": [None, 1]}}
-    for name in ("serving_default", "serve_examples"):
+    for name in ("predict", "serving_default"):
         assert stored["signatures"][name]["outputs"] == outputs
     assert stored["versions"]["tensorflow"] == tf.__version__
 

@@ -28,3 +28,13 @@ def test_common_features():
     assert result["times_fewer_images_asked"] == pytest.approx(33 / 5)
     assert result["times_fewer_bytes"] > 2 and result["times_faster_training_sum"] > 0
     assert result["results"]["greatest_difference"] < 1e-5
+
+
+@pytest.mark.slow
+def test_mutual():
+    result, printed = run_quickly("mutual", timeout=200)
+    assert "dicm_3" in printed
+    # Four processes have TensorFlow four times.
+    assert 0 < result["memory_ratio"] < 1
+    assert result["time_ratio_joint_over_separate"] > 0
+    assert set(result["results"]) == {"joint", *(k for k in result["results"] if k[-1].isdigit())}

@@ -23,13 +23,17 @@ def plain(path, **options):
         writer.write(np.arange(40) * 7, np.ones((40, 3), "f4"))
 
 
+def quantized(path):
+    plain(path, dtype="uint8")
+
+
 def chunked(path):
     with h5py.File(path, "w", libver="latest") as file:
         file.create_dataset("ids", data=np.arange(40), chunks=(8,), compression="gzip")
         file.create_dataset("features", data=np.ones((40, 3)), chunks=(8, 3), shuffle=True)
 
 
-@pytest.mark.parametrize("make", [plain, chunked])
+@pytest.mark.parametrize("make", [plain, quantized, chunked])
 def test_files_that_were_cut_or_changed(make, child, tmp_path):
     path = tmp_path / "images.h5"
     make(path)
@@ -54,14 +58,22 @@ NUMBERS = st.one_of(WHOLE_NUMBERS, st.integers(0, 5000))
 
 @EXAMPLES
 @given(
-    NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.sampled_from(["float32", "float16"]), st.data()
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    st.sampled_from(["float32", "float16", "uint8"]),
+    st.data(),
 )
 def test_layouts_that_no_python_has_checked(
-    child, store_file, size, rows, ids, features, width, dtype, data
+    child, store_file, size, rows, ids, features, scales, width, dtype, data
 ):
     size = data.draw(st.sampled_from([os.path.getsize(store_file), size]))
     layout = {"path": str(store_file), "bytes": size, "modified": size, "rows": rows}
-    layout |= {"ids_offset": ids, "features_offset": features, "width": width, "dtype": dtype}
+    layout |= {"ids_offset": ids, "features_offset": features, "scales_offset": scales}
+    layout |= {"width": width, "dtype": dtype}
     child.good_or_refused("open_in_kernel", layout, "")
 
 
@@ -74,7 +86,8 @@ def store_file(tmp_path_factory) -> pathlib.Path:
 
 def test_a_width_whose_bytes_overflow_does_not_divide_by_zero(child, store_file):
     layout = {"path": str(store_file), "bytes": os.path.getsize(store_file), "modified": 0}
-    layout |= {"rows": 1, "ids_offset": 0, "features_offset": 0, "dtype": "float32"}
+    layout |= {"rows": 1, "ids_offset": 0, "features_offset": 0, "scales_offset": 0}
+    layout |= {"dtype": "float32"}
     answer = child.ask("open_in_kernel", {**layout, "width": 1 << 62})
     assert "width must be 1 to 4294967296, got 4611686018427387904" in answer["refused"]
 
@@ -84,7 +97,7 @@ def test_a_pipe_in_the_place_of_a_store_is_not_waited_for(child, tmp_path):
     os.mkfifo(path)
     assert "is not a regular file" in child.ask("read_store", str(path))["refused"]
     layout = {"path": str(path), "bytes": 10, "modified": 0, "rows": 1, "ids_offset": 0}
-    layout |= {"features_offset": 0, "width": 1, "dtype": "float32"}
+    layout |= {"features_offset": 0, "scales_offset": 0, "width": 1, "dtype": "float32"}
     answer = child.ask("open_in_kernel", layout)
     assert "is not a regular file with content" in answer["refused"]
 

@@ -1,21 +1,25 @@
 """launch.export as a person runs it: from a run directory to a SavedModel that checked itself."""
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
 from amstf.data import Samples, SampleWriter, set_image_store
+from amstf.delta import apply_delta
 from amstf.errors import ConfigError, ExportError
 from amstf.export import export
 from amstf.schema import Field, Schema
 from launch.click_model import image_width, load_run, make_model, open_stores, open_stores_of
 from launch.export_check import check_export, first_records
-from launch.run_directory import RunConfig, RunDirectory
+from launch.model_card import CARD_JSON, CARD_MARKDOWN
+from launch.run_directory import RunConfig, RunDirectory, write_json
 from tests.exports import FEATURES, ROOT, sample, write_dataset, write_store
 from tests.helpers import CLICK_SCHEMA
 
@@ -69,7 +73,10 @@ def write_run(path, samples, model="dicm", aggregator="attentive", images="", im
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, samples):
-    return write_run(tmp_path_factory.mktemp("launch_export") / "run", samples)
+    directory, model = write_run(tmp_path_factory.mktemp("launch_export") / "run", samples)
+    metrics = {"all": {"auc": 0.75, "impressions": 40}}
+    write_json(directory.path / "evaluation-test.json", {"checkpoint": "best", "metrics": metrics})
+    return directory, model
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +89,8 @@ def test_a_run_becomes_an_export_that_has_checked_itself(exported):
     out, done = exported
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{out}: SavedModel of stock TensorFlow ops, 0.")
-    assert "serving_default   8 fields by name" in done.stdout
-    assert "serve_examples    examples " in done.stdout
+    assert "predict           8 fields by name" in done.stdout
+    assert "serving_default   examples " in done.stdout
     assert "embed_images      features " in done.stdout
     assert "images: 30 images as embeddings of 3 (raw: 5 features each" in done.stdout
     assert "checked in a fresh process: 40 samples, greatest difference" in done.stdout
@@ -98,15 +105,69 @@ def test_the_example_request_asks_what_the_signature_takes(exported, trained, sa
     assert len(instances) == 2
     assert any(word.startswith("wört") for row in instances for word in row["words"])
     loaded = tf.saved_model.load(str(out))
-    serve = loaded.signatures["serving_default"]
+    serve = loaded.signatures["predict"]
     inputs = {
         name: tf.constant([row[name] for row in instances], spec.dtype)
         for name, spec in serve.structured_input_signature[1].items()
     }
     got = serve(**inputs)["click_probability"]
     records = first_records(samples, "test", 2)
-    want = loaded.signatures["serve_examples"](examples=tf.constant(records))
+    want = loaded.signatures["serving_default"](examples=tf.constant(records))
     np.testing.assert_allclose(got, want["click_probability"], rtol=0, atol=1e-6)
+
+
+def test_a_model_card_goes_along(exported, trained):
+    out, _ = exported
+    card = json.loads((out / CARD_JSON).read_text())
+    assert card["model"] == "dicm" and card["run"] == str(trained[0].path)
+    assert card["data"]["impressions"] == {"test": 40}
+    assert card["metrics"]["test"]["metrics"]["all"]["auc"] == 0.75
+    assert Schema.from_json(json.dumps(card["schema"])) == CLICK_SCHEMA
+    assert card["versions"]["tensorflow"] == tf.__version__
+    # What another computes of the files that arrived.
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert files - {CARD_JSON, CARD_MARKDOWN} == card["sha256"].keys()
+    for name, digest in card["sha256"].items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+    text = (out / CARD_MARKDOWN).read_text()
+    assert (
+        "| test | 0.7500 |  |  |  | 40 |" in text
+        and "| liked_images | image | user | yes |" in text
+    )
+    assert f"{card['sha256']['saved_model.pb']}  saved_model.pb" in text
+    assert "Images of `images`: 30 embeddings of 3 float32, inside the model." in text
+
+
+def test_a_delta_since_an_earlier_export(exported, trained, tmp_path):
+    out, _ = exported
+    new = tmp_path / "new"
+    # The last weights are other ones, so that all that is trained has changed.
+    done = run(f"--run={trained[0].path}", f"--out={new}", "--checkpoint=last", f"--since={out}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"since {out}: " in done.stdout
+    # What was measured is another checkpoint.
+    assert json.loads((new / CARD_JSON).read_text())["metrics"] == {}
+    assert "30 images are new or have another embedding, 0 are gone" in done.stdout
+    loaded, whole = tf.saved_model.load(str(out)), tf.saved_model.load(str(new))
+    apply_delta(loaded, new / "assets.extra/delta.h5")
+    for got, want in zip(loaded.state, whole.state, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_table_beside_in_half_the_bytes(trained, tmp_path):
+    out = tmp_path / "model"
+    done = run(f"--run={trained[0].path}", f"--out={out}", "--table=parquet",
+               "--table_dtype=float16")  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    file = out / "assets.extra/image_embeddings_images.parquet"
+    assert f"in {file}, float16; requests bring them along" in done.stdout
+    assert "launch.score" not in done.stdout
+    table = pq.read_table(file)
+    assert table["id"].to_pylist() == list(range(30))
+    request = json.loads((out / "assets.extra/predict_request.json").read_text())
+    assert request["signature_name"] == "predict"
+    assert np.shape(request["instances"][0]["image_embedding"]) == (3,)
+    assert "`image_embeddings_images.parquet`" in (out / CARD_MARKDOWN).read_text()
 
 
 def test_an_export_that_is_there_needs_overwrite(exported, trained):
@@ -192,7 +253,7 @@ def test_an_export_that_differs_from_the_model_is_refused(exported, trained, sam
     _, model = trained  # It has the last weights, the export the best ones.
     records = first_records(samples, "test", 5)
     with pytest.raises(
-        ExportError, match=r"'serve_examples' gives differs from the model's by up to .*"
+        ExportError, match=r"'serving_default' gives differs from the model's by up to .*"
     ):
         check_export(out, model, samples.schema, records)
 
@@ -223,7 +284,7 @@ def test_a_model_of_two_stores(tmp_path):
     out = tmp_path / "export"
     description = export(model, schema, out)
     embed = {"embed_images_images", "embed_images_titles"}
-    assert description["signatures"].keys() == {"serving_default", "serve_examples", *embed}
+    assert description["signatures"].keys() == {"serving_default", "predict", "score_ads", *embed}
     assert description["images"]["titles"]["features"] == 4
     differences = check_export(out, model, schema, first_records(samples, "test", 20))
     assert max(differences.values()) <= 1e-5

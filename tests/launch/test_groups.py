@@ -56,7 +56,7 @@ def test_training_on_a_cluster_evaluating_and_scoring(tmp_path):
 
     scores = [
         score
-        for scores, _ in scoring.score_file(export, grouped.files("test")[0], 7)
+        for scores, *_ in scoring.score_file(export, grouped.files("test")[0], 7)
         for score in scores[:, 0]
     ]
     records = first_records(grouped, "test", len(scores))

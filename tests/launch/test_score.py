@@ -1,20 +1,26 @@
 """launch.score: an export and TFRecord files become a CSV, or one line says why not."""
 
 import csv
+import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
 from amstf.data import parse_batch
-from amstf.errors import ExportError, SampleError
+from amstf.errors import ConfigError, ExportError, SampleError
 from amstf.export import export
 from launch import scoring
-from models import EmbeddingMlp, build
-from tests.exports import ROOT, write_dataset
+from launch.score_journal import Position, ScoreJournal, fingerprint
+from models import Dicm, EmbeddingMlp, build, image_tower
+from tests.exports import ROOT, write_dataset, write_store
 from tests.helpers import CLICK_SCHEMA
 
 
@@ -105,7 +111,7 @@ def test_a_bad_file_is_named_and_no_csv_appears(exported, samples, tmp_path):
             "error: the data set has no split 'tomorrow'; its splits are: test",
         ),
         ({"export": "docs"}, "error: docs holds no SavedModel (saved_model.pb); python -m launch"),
-        ({"out": "docs"}, "error: --out=docs is a directory; name a CSV file"),
+        ({"out": "docs"}, "error: --out=docs is a directory; name a CSV or"),
         ({"batch_size": 0}, "error: flag --batch_size=0: 0 is not a positive integer"),
     ],
 )
@@ -119,7 +125,9 @@ def test_wrong_input_is_one_line(exported, samples, tmp_path, changed, message):
 
 def scores_of(scorer, path, batch_size=8):
     return [
-        score for scores, _ in scoring.score_file(scorer, str(path), batch_size) for score in scores
+        score
+        for scores, *_ in scoring.score_file(scorer, str(path), batch_size)
+        for score in scores
     ]
 
 
@@ -170,8 +178,8 @@ def test_exports_of_other_making_are_refused(tmp_path):
     traced = module.double.get_concrete_function(tf.TensorSpec([None], tf.float32, "x"))
     for signatures, message in (
         (
-            {"serving_default": traced},
-            "no signature 'serve_examples'; its signatures are: serving_",
+            {"predict": traced},
+            "no signature 'serving_default'; its signatures are: predict",
         ),
         ({"serve_examples": traced}, "'serve_examples' takes x and gives y; wanted one string"),
     ):
@@ -197,3 +205,111 @@ def test_quantiles_are_those_of_numpy():
     ends = scoring.ScoreTable()
     ends.add(np.array([0, 1], np.float32))
     assert ends.quantile(0.01) < 1e-4 and ends.quantile(0.99) > 0.9999
+
+
+def parquet_rows(path):
+    table = pq.read_table(path)
+    assert table.schema.names == ["record", "click_probability"]
+    return table["record"].to_numpy(), table["click_probability"].to_numpy()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Samples enough that a scoring in small batches takes seconds."""
+    return write_dataset(tmp_path_factory.mktemp("score") / "many", count=4000)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_killed_scoring_goes_on_with_no_row_lost_or_doubled(
+    exported, many, scorer, tmp_path, suffix
+):
+    out = tmp_path / f"scores.{suffix}"
+    flags = [f"--export={exported}", f"--samples={many.directory}", f"--out={out}",
+             "--batch_size=1"]  # fmt: skip
+    # As launch.score, with an entry of the journal for each batch.
+    code = (
+        "from launch import program, score, score_journal as j; j._SECONDS = 0; "
+        "program.run(score.main)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *flags], cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    journal = tmp_path / f".scores.{suffix}.journal"
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        # In the second file, so that both kinds of places are gone on from.
+        if journal.exists() and json.loads(journal.read_text())["position"]["rows"] > 2100:
+            break
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
+    assert not out.exists()
+    kept = json.loads(journal.read_text())["position"]
+    assert kept["file"] == 1 and 2000 < kept["rows"] < 4000
+    done = run(*flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    behind = int(done.stdout.split()[4].replace(",", ""))
+    assert behind >= kept["rows"] and done.stdout.startswith("going on behind the ")
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+    if suffix == "csv":
+        got = rows(out)
+        numbers = [int(row["record"]) for row in got]
+        scores = np.array([float(row["click_probability"]) for row in got])
+    else:
+        numbers, scores = parquet_rows(out)
+    np.testing.assert_array_equal(numbers, np.arange(4000))
+    want = np.concatenate([scores_of(scorer, path, 64) for path in many.files("test")])[:, 0]
+    np.testing.assert_allclose(scores, want, rtol=0, atol=1e-6)
+
+
+def journal_of(path, inputs="a"):
+    return ScoreJournal(path, ["click_probability"], inputs)
+
+
+def test_a_journal_counts_what_reached_the_disk_and_no_more(tmp_path):
+    out = tmp_path / "scores.csv"
+    with journal_of(out) as journal:
+        journal.add(np.array([[0.1], [0.2]], np.float32), Position(0, 2, 60, 2))
+        with pytest.raises(ConfigError, match=r"another process is writing --out=.*scores.csv"):
+            journal_of(out)
+    # Killed between the scores and their entry in the journal.
+    with open(tmp_path / ".scores.csv.scores", "ab") as file:
+        file.write(np.array([0.3, 0.4], np.float32).tobytes() + b"xy")
+    # Killed while the journal was being written.
+    (tmp_path / "..scores.csv.journal.k1lled00").write_bytes(b"{")
+    with journal_of(out) as journal:
+        assert not list(tmp_path.glob("..scores*"))
+        assert journal.position == Position(0, 2, 60, 2)
+        journal.add(np.array([[0.5]], np.float32), Position(0, 3, 90, 3))
+        got = np.concatenate(list(journal.scores()))
+    np.testing.assert_array_equal(got, np.array([[0.1], [0.2], [0.5]], np.float32))
+    # Of other samples, or with scores that were lost, it begins again.
+    with journal_of(out, "b") as journal:
+        assert journal.position == Position() and list(journal.scores()) == []
+        journal.add(np.array([[0.7]], np.float32), Position(0, 1, 30, 1))
+    (tmp_path / ".scores.csv.scores").write_bytes(b"")
+    with journal_of(out, "b") as journal:
+        assert journal.position == Position()
+        journal.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_samples_or_an_export_that_changed_begin_again(exported, samples, tmp_path):
+    paths = [str(tmp_path / "a"), str(tmp_path / "b")]
+    for path in paths:
+        pathlib.Path(path).write_bytes(first_file(samples))
+    before = fingerprint(str(exported), paths)
+    assert fingerprint(str(exported), paths) == before
+    assert fingerprint(str(exported), paths[::-1]) != before
+    os.utime(paths[0], ns=(1, 1))
+    assert fingerprint(str(exported), paths) != before
+
+
+def test_an_export_with_its_table_beside_is_refused(samples, tmp_path):
+    store = write_store(tmp_path / "images.h5")
+    dicm = build(Dicm(CLICK_SCHEMA, store, image_tower((4, 3)), hidden=(6,)), CLICK_SCHEMA)
+    export(dicm, CLICK_SCHEMA, tmp_path / "model", table="hdf5", signatures=["serving_default"])
+    with pytest.raises(ExportError, match=r"embeddings beside it \(image_embeddings_images.h5\)"):
+        scoring.load_scorer(tmp_path / "model")

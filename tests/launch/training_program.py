@@ -34,13 +34,17 @@ def train(dataset, out, *flags, model="dicm", **variables):
 
 
 def evaluate(*flags):
+    return run_program("evaluate", *flags)
+
+
+def run_program(name, *flags):
     return subprocess.run(
-        [sys.executable, "-m", "launch.evaluate", *flags],
+        [sys.executable, "-m", f"launch.{name}", *map(str, flags)],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
     )
 

@@ -14,7 +14,7 @@ from tests.exports import ask_elsewhere, write_store
 from tests.helpers import CLICK_SCHEMA, random_batch, tensors
 
 SIGNATURES = [
-    "serving_default", "serve_examples", "user_embedding", "ad_embedding", "score_ads",
+    "serving_default", "predict", "user_embedding", "ad_embedding", "score_ads",
     "embed_images",
 ]  # fmt: skip
 USER_INPUTS = {"user", "liked", "words", "words_weight", "liked_images"}

@@ -55,17 +55,29 @@ class ImageStoreResource : public tensorflow::ResourceBase {
   std::atomic<int64_t> nanoseconds_{0};
 };
 
+FeatureType FeatureTypeOf(tensorflow::DataType dtype) {
+  switch (dtype) {
+    case tensorflow::DT_HALF:
+      return FeatureType::kFloat16;
+    case tensorflow::DT_UINT8:
+      return FeatureType::kUint8;
+    default:
+      return FeatureType::kFloat32;
+  }
+}
+
 class ImageStoreOp : public tensorflow::ResourceOpKernel<ImageStoreResource> {
  public:
   explicit ImageStoreOp(OpKernelConstruction* ctx) : ResourceOpKernel(ctx) {
     std::vector<std::string> paths;
-    std::vector<int64_t> bytes, rows, ids_offsets, features_offsets;
+    std::vector<int64_t> bytes, rows, ids_offsets, features_offsets, scales_offsets;
     tensorflow::DataType dtype;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("paths", &paths));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("file_bytes", &bytes));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("rows", &rows));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("ids_offsets", &ids_offsets));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("features_offsets", &features_offsets));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("scales_offsets", &scales_offsets));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("width", &options_.width));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("dtype", &dtype));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("num_servers", &options_.num_servers));
@@ -76,9 +88,15 @@ class ImageStoreOp : public tensorflow::ResourceOpKernel<ImageStoreResource> {
                     features_offsets.size() == n,
                 absl::InvalidArgumentError(
                     "paths, file_bytes, rows, ids_offsets and features_offsets differ in length"));
-    options_.type = dtype == tensorflow::DT_HALF ? FeatureType::kFloat16 : FeatureType::kFloat32;
+    options_.type = FeatureTypeOf(dtype);
+    const bool is_scaled = options_.type == FeatureType::kUint8;
+    OP_REQUIRES(ctx, !is_scaled || scales_offsets.size() == n,
+                absl::InvalidArgumentError(
+                    absl::StrCat("features of uint8 need scales: scales_offsets has ",
+                                 scales_offsets.size(), " entries for ", n, " files")));
     for (size_t i = 0; i < n; ++i) {
-      options_.files.push_back({paths[i], bytes[i], rows[i], ids_offsets[i], features_offsets[i]});
+      options_.files.push_back({paths[i], bytes[i], rows[i], ids_offsets[i], features_offsets[i],
+                                is_scaled ? scales_offsets[i] : 0});
     }
     OP_REQUIRES_OK(ctx, options_.Validate());
   }

@@ -18,7 +18,8 @@ REGISTER_OP("AmsImageStore")
     .Attr("ids_offsets: list(int)")
     .Attr("features_offsets: list(int)")
     .Attr("width: int >= 1")
-    .Attr("dtype: {float, half}")
+    .Attr("dtype: {float, half, uint8}")
+    .Attr("scales_offsets: list(int) = []")
     .Attr("num_servers: int >= 1 = 1")
     .Attr("server: int >= 0 = 0")
     .Attr("container: string = ''")
@@ -47,6 +48,8 @@ ids_offsets: byte offset of `ids` in each file.
 features_offsets: byte offset of `features` in each file.
 width: features of an image (F).
 dtype: type of the stored features.
+scales_offsets: byte offset, in each file of uint8 features, of a scale and an offset (two floats)
+for each image; a feature is offset + scale * q.
 num_servers: servers over which the buckets are spread (S).
 server: index of the server that this handle is for.
 )doc");

@@ -1,6 +1,7 @@
 #include "amstf/cc/store/image_store.h"
 
 #include <cstring>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
 
@@ -69,7 +70,9 @@ absl::Status ImageStore::AddFile(const StoreFile& file) {
     return absl::DataLossError(absl::StrCat(file.path, " is not an HDF5 file"));
   }
   if (!RangeFits(file.ids_offset, file.rows, sizeof(int64_t), mapped.size()) ||
-      !RangeFits(file.features_offset, file.rows, row_bytes, mapped.size())) {
+      !RangeFits(file.features_offset, file.rows, row_bytes, mapped.size()) ||
+      (options_.type == FeatureType::kUint8 &&
+       !RangeFits(file.scales_offset, file.rows, sizeof(RowScale), mapped.size()))) {
     return absl::DataLossError(absl::StrCat(file.path, " has ", mapped.size(),
                                             " bytes, too few for ", file.rows, " images of ",
                                             options_.width, " features: the file was cut"));
@@ -90,8 +93,20 @@ absl::Status ImageStore::AddFile(const StoreFile& file) {
           absl::StrCat(file.path, ": row ", row, " has image id ", id, ", which stands twice"));
     }
   }
+  if (file.rows > 0) scales_[features] = mapped.data() + file.scales_offset;
   files_.push_back(*std::move(opened));
   return absl::OkStatus();
+}
+
+bool ImageStore::Copy(const uint8_t* row, float* out, bool past_cache) const {
+  if (options_.type != FeatureType::kUint8) {
+    return CopyRow(options_.type, row, options_.width, out, past_cache);
+  }
+  const auto [first_row, first_scale] = *std::prev(scales_.upper_bound(row));
+  RowScale scale;
+  std::memcpy(&scale, first_scale + (row - first_row) / options_.width * sizeof(scale),
+              sizeof(scale));
+  return CopyScaledRow(row, scale, options_.width, out, past_cache);
 }
 
 absl::Status ImageStore::Gather(absl::Span<const int64_t> ids, float* out, bool* found,
@@ -106,7 +121,7 @@ absl::Status ImageStore::Gather(absl::Span<const int64_t> ids, float* out, bool*
       }
       const auto row = rows_.find(id);
       if (row != rows_.end()) {
-        if (!CopyRow(options_.type, row->second, options_.width, out, past_cache)) {
+        if (!Copy(row->second, out, past_cache)) {
           return absl::DataLossError(absl::StrCat("the features of image id ", id, " in ",
                                                   DebugString(), " are not all finite numbers"));
         }

@@ -3,6 +3,7 @@
 #define AMSTF_CC_STORE_IMAGE_STORE_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,7 +29,7 @@ inline int64_t ServerOfId(int64_t id, int64_t num_servers) {
   return (id & (kNumBuckets - 1)) % num_servers;
 }
 
-// Where the two datasets of one HDF5 file lie. Both are contiguous byte ranges, so that reading
+// Where the datasets of one HDF5 file lie. All are contiguous byte ranges, so that reading
 // needs no HDF5 library (whose one global lock would serialise the lookups).
 struct StoreFile {
   std::string path;
@@ -36,6 +37,7 @@ struct StoreFile {
   int64_t rows = 0;             // Images in the file.
   int64_t ids_offset = 0;       // Byte offset of int64 ids[rows].
   int64_t features_offset = 0;  // Byte offset of features[rows][width].
+  int64_t scales_offset = 0;    // kUint8 only: byte offset of the RowScale of each row.
 };
 
 struct ImageStoreOptions {
@@ -74,10 +76,14 @@ class ImageStore {
  private:
   explicit ImageStore(const ImageStoreOptions& options) : options_(options) {}
   absl::Status AddFile(const StoreFile& file);
+  bool Copy(const uint8_t* row, float* out, bool past_cache) const;
 
   const ImageStoreOptions options_;
   std::vector<std::unique_ptr<MappedFile>> files_;
   absl::flat_hash_map<int64_t, const uint8_t*> rows_;  // id -> its row in a mapped file
+  // kUint8 only: first row of a file -> the first scale of that file. A scale is found by the
+  // address of its row: a second pointer for each id would cost as much memory as the first.
+  std::map<const uint8_t*, const uint8_t*> scales_;
 };
 
 }  // namespace amstf

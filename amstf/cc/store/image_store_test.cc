@@ -8,6 +8,7 @@
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <memory>
 #include <string>
 #include <thread>  // NOLINT: the lookups of real servers come from many threads
 #include <vector>
@@ -108,23 +109,74 @@ void HalvesBecomeFloats() {
   }
 }
 
+void BytesAreScaledRowByRow() {
+  // Wide enough for whole vectors and a rest; two files, so that a scale is found by its row.
+  constexpr int64_t kWidth = 19;
+  std::vector<std::unique_ptr<TestFile>> files;
+  ImageStoreOptions options;
+  options.width = kWidth;
+  options.type = FeatureType::kUint8;
+  for (int64_t first : {0, 3}) {
+    std::string bytes;
+    for (int64_t i = 0; i < 3 * kWidth; ++i) bytes.push_back(static_cast<char>(i * 5 + first));
+    const int64_t features_bytes = bytes.size();
+    for (int64_t row = 0; row < 3; ++row) bytes += Floats({0.5f * (first + row), -1.0f * row});
+    files.push_back(
+        std::make_unique<TestFile>(std::vector<int64_t>{first, first + 1, first + 2}, bytes));
+    files.back()->file.scales_offset = files.back()->file.features_offset + features_bytes;
+    options.files.push_back(files.back()->file);
+  }
+  auto store = *ImageStore::Open(options);
+  const std::vector<int64_t> ids = {4, 0, 2, 5, 9};
+  std::vector<float> out(5 * kWidth);
+  bool found[5];
+  Expect(store->Gather(ids, out.data(), found).ok(), "gather bytes");
+  for (int i = 0; i < 4; ++i) {
+    const int64_t first = ids[i] / 3 * 3, row = ids[i] % 3;
+    for (int64_t j = 0; j < kWidth; ++j) {
+      const int64_t byte = ((row * kWidth + j) * 5 + first) & 255;
+      Expect(out[i * kWidth + j] == 0.5f * ids[i] * byte - row, "byte " + std::to_string(j));
+    }
+  }
+  Expect(found[3] && !found[4] && out[4 * kWidth] == 0, "a missing image");
+  options.files[0].scales_offset = options.files[0].bytes - 8;
+  ExpectError(ImageStore::Open(options).status(), absl::StatusCode::kDataLoss, "the file was cut");
+}
+
+void ScalesThatAreNotFiniteAreNamed() {
+  for (const std::vector<float>& scale :
+       {std::vector<float>{NAN, 0}, {0, INFINITY}, {3e38f, 3e38f}}) {
+    TestFile file({7}, std::string(8, '\x05') + Floats(scale));
+    file.file.scales_offset = file.file.features_offset + 8;
+    ImageStoreOptions options = Options(file, 8);
+    options.type = FeatureType::kUint8;
+    std::vector<float> out(8);
+    bool found;
+    ExpectError((*ImageStore::Open(options))->Gather({7}, out.data(), &found),
+                absl::StatusCode::kDataLoss, "the features of image id 7");
+  }
+}
+
 void WritingPastTheCachesGivesTheSameBits() {
   for (int64_t width : {8, 24, 27, 1504}) {
-    for (FeatureType type : {FeatureType::kFloat32, FeatureType::kFloat16}) {
+    for (FeatureType type : {FeatureType::kFloat32, FeatureType::kFloat16, FeatureType::kUint8}) {
       std::string features;
       for (int64_t i = 0; i < 4 * width; ++i) {
         const float value = i * 0.37f - 100;
         const uint16_t half = i * 7 % 0x7c00;
-        const bool is_half = type == FeatureType::kFloat16;
+        const bool is_float = type == FeatureType::kFloat32;
         features.append(
-            is_half ? reinterpret_cast<const char*>(&half) : reinterpret_cast<const char*>(&value),
+            is_float ? reinterpret_cast<const char*>(&value) : reinterpret_cast<const char*>(&half),
             FeatureBytes(type));
       }
       const uint8_t infinity[] = {0, 0, 0x80, 0x7f};
       features.replace(features.size() - FeatureBytes(type), FeatureBytes(type),
                        reinterpret_cast<const char*>(infinity), FeatureBytes(type));
       if (type == FeatureType::kFloat16) features.replace(features.size() - 2, 2, "\0\x7c", 2);
+      const int64_t features_bytes = features.size();
+      if (type == FeatureType::kUint8) features += Floats({1, 0, 0.1f, 2, 3, -4, 1, NAN});
       TestFile file({5, 9, 12, 13}, features);
+      file.file.scales_offset = file.file.features_offset + features_bytes;
       ImageStoreOptions options = Options(file, width);
       options.type = type;
       auto store = *ImageStore::Open(options);
@@ -215,6 +267,8 @@ int main() {
   amstf::GatherCopiesRowsInTheOrderAsked();
   amstf::EachServerHoldsItsBuckets();
   amstf::HalvesBecomeFloats();
+  amstf::BytesAreScaledRowByRow();
+  amstf::ScalesThatAreNotFiniteAreNamed();
   amstf::WritingPastTheCachesGivesTheSameBits();
   amstf::BadFilesAreRefused();
   amstf::FeaturesThatAreNotFiniteAreNamed();

@@ -1,5 +1,6 @@
 #include "amstf/cc/store/row_copy.h"
 
+#include <cmath>
 #include <cstring>
 
 #if defined(__x86_64__)
@@ -46,6 +47,10 @@ void HalvesToFloats(const uint16_t* halves, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = HalfToFloat(halves[i]);
 }
 
+void BytesToFloats(const uint8_t* bytes, RowScale scale, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = bytes[i] * scale.scale + scale.offset;
+}
+
 bool AllFinitePlain(const float* values, int64_t count) { return AllFinite(values, count); }
 
 #if defined(__x86_64__)
@@ -68,6 +73,27 @@ __attribute__((target("avx,f16c"))) void HalvesToFloatsF16c(const uint16_t* halv
     _mm256_storeu_ps(out + i, _mm256_cvtph_ps(packed));
   }
   HalvesToFloats(halves + i, count - i, out + i);
+}
+
+// Multiplies, then adds, as the plain code does, so that all processors give the same bits.
+template <bool past_cache>
+__attribute__((target("avx2"))) void BytesToFloatsAvx2(const uint8_t* bytes, RowScale scale,
+                                                       int64_t count, float* out) {
+  const __m256 scales = _mm256_set1_ps(scale.scale);
+  const __m256 offsets = _mm256_set1_ps(scale.offset);
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m128i packed = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes + i));
+    const __m256 quantised = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(packed));
+    const __m256 values = _mm256_add_ps(_mm256_mul_ps(quantised, scales), offsets);
+    if (past_cache) {
+      _mm256_stream_ps(out + i, values);
+    } else {
+      _mm256_storeu_ps(out + i, values);
+    }
+  }
+  BytesToFloats(bytes + i, scale, count - i, out + i);
+  if (past_cache) _mm_sfence();
 }
 
 // Eight values of a row as float bits.
@@ -101,12 +127,18 @@ struct RowFunctions {
   void (*halves_to_floats)(const uint16_t*, int64_t, float*) = HalvesToFloats;
   bool (*stream_floats)(const float*, int64_t, float*) = nullptr;
   bool (*stream_halves)(const uint16_t*, int64_t, float*) = nullptr;
+  void (*bytes_to_floats)(const uint8_t*, RowScale, int64_t, float*) = BytesToFloats;
+  void (*stream_bytes)(const uint8_t*, RowScale, int64_t, float*) = nullptr;
 };
 
 RowFunctions BestRowFunctions() {
   RowFunctions best;
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2")) best.all_finite = AllFiniteAvx2;
+  if (__builtin_cpu_supports("avx2")) {
+    best.all_finite = AllFiniteAvx2;
+    best.bytes_to_floats = BytesToFloatsAvx2<false>;
+    best.stream_bytes = BytesToFloatsAvx2<true>;
+  }
   if (__builtin_cpu_supports("avx512f")) best.all_finite = AllFiniteAvx512;
   if (__builtin_cpu_supports("avx") && __builtin_cpu_supports("f16c")) {
     best.halves_to_floats = HalvesToFloatsF16c;
@@ -119,12 +151,31 @@ RowFunctions BestRowFunctions() {
   return best;
 }
 
+const RowFunctions& Best() {
+  static const RowFunctions best = BestRowFunctions();
+  return best;
+}
+
+// Whether a row can be written in whole vectors around the caches.
+bool CanStream(int64_t width, const float* out) {
+  return width % 8 == 0 && reinterpret_cast<uintptr_t>(out) % 32 == 0;
+}
+
 }  // namespace
 
+bool CopyScaledRow(const uint8_t* row, RowScale scale, int64_t width, float* out, bool past_cache) {
+  const RowFunctions& best = Best();
+  // Every value lies between those of 0 and 255: no other one needs to be looked at.
+  const bool finite = std::isfinite(scale.scale) && std::isfinite(scale.offset) &&
+                      std::isfinite(255.0f * scale.scale + scale.offset);
+  const bool stream = past_cache && best.stream_bytes != nullptr && CanStream(width, out);
+  (stream ? best.stream_bytes : best.bytes_to_floats)(row, scale, width, out);
+  return finite;
+}
+
 bool CopyRow(FeatureType type, const void* row, int64_t width, float* out, bool past_cache) {
-  static const RowFunctions best = BestRowFunctions();
-  if (past_cache && best.stream_floats != nullptr && width % 8 == 0 &&
-      reinterpret_cast<uintptr_t>(out) % 32 == 0) {
+  const RowFunctions& best = Best();
+  if (past_cache && best.stream_floats != nullptr && CanStream(width, out)) {
     return type == FeatureType::kFloat32
                ? best.stream_floats(static_cast<const float*>(row), width, out)
                : best.stream_halves(static_cast<const uint16_t*>(row), width, out);

@@ -156,7 +156,7 @@ def test_double_ids_are_refused_within_and_across_writes(tmp_path, writes):
     [
         ({"path": "i.bin"}, "path must end in .h5"),
         ({"width": 0}, "width must be at least 1, got 0"),
-        ({"dtype": "float64"}, "dtype is 'float64'; use 'float32' or 'float16'"),
+        ({"dtype": "float64"}, "dtype is 'float64'; use one of float32, float16, uint8"),
         ({"num_files": 0}, "num_files must be 1 to 1024, got 0"),
         ({"num_files": 1025}, "num_files must be 1 to 1024, got 1025"),
         ({"attributes": {"fine": 1, "made": {"by": 1}}}, "attribute 'made' cannot be stored"),

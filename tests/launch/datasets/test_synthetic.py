@@ -49,6 +49,18 @@ def test_new_items_appear_only_in_the_test(samples, log):
     assert abs(shown - SMALL.new_item_impressions) < 0.05
 
 
+def test_validation_may_have_new_items_of_its_own(log):
+    config = dataclasses.replace(SMALL, new_validation_items=0.1)
+    other = synthetic.generate(config)
+    train, validation, test = (set(other.item[other.split == k].tolist()) for k in range(3))
+    new = validation - train
+    assert 10 <= len(new) <= 20 < len(test - train)
+    assert not new & set(np.flatnonzero(other.is_new).tolist())
+    shown = np.isin(other.item[other.split == 1], list(new)).mean()
+    assert abs(shown - SMALL.new_item_impressions) < 0.1
+    assert set(np.flatnonzero(other.is_new)) == set(np.flatnonzero(log.is_new))
+
+
 def test_splits_follow_each_other_in_time(log):
     assert (np.diff(log.split) >= 0).all()
     assert np.bincount(log.split).tolist() == [4620, 480, 900]
@@ -181,6 +193,10 @@ def test_no_new_items_and_no_validation_are_possible(tmp_path):
         ({"users": 0}, "--users is 0; it must be at least 1"),
         ({"image_width": -1}, "--image_width is -1"),
         ({"new_items": 1.0}, "--new_items is 1.0; it is a share, from 0 to less than 1"),
+        (
+            {"new_items": 0.6, "new_validation_items": 0.4},
+            "--new_items 0.6 and --new_validation_items 0.4 leave no items to train on",
+        ),
         ({"test_share": 0.6, "validation_share": 0.5}, "leave nothing to train on"),
         ({"seed": -1}, "--seed is -1"),
     ],

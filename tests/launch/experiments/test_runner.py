@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from amstf.errors import ConfigError
-from launch.experiments import data, runner
+from launch.experiments import data, page, runner
 from launch.experiments.comparisons import EXPERIMENTS
-from launch.experiments.plan import AUC, IDS, IMAGES
+from launch.experiments.plan import AUC, IDS, IMAGES, Experiment, Variant
 from launch.experiments.results import Results
 
 SMALL = data.Data(
@@ -66,6 +66,47 @@ def test_what_has_a_result_is_not_done_again(tmp_path, monkeypatch):
     monkeypatch.setitem(data.DATA, "small", dataclasses.replace(SMALL, settings=settings))
     missing = [task for task in runner._tasks(plan(tmp_path)) if task.variant == "none"]
     assert not again.has("none", 0, missing[0].digest)
+
+
+@pytest.mark.slow
+def test_models_of_a_mutual_run_have_results_of_their_own(tmp_path):
+    alone = {model: Variant({"model": model}, family=IDS) for model in ("lr", "din")}
+    experiment = Experiment(
+        title="Mutual",
+        variants={
+            **alone,
+            "average": Variant({"epochs": 0}, members=("lr", "din")),
+            "scratch": Variant({"mutual_weight": 2.0}, members=("lr", "din"), is_scratch=True),
+            "both": Variant({"learning_rate": 0.002}, members=("lr", "din")),
+        },
+        baseline="lr",
+        data=("small",),
+        is_relative=True,
+    )
+    mutual = dataclasses.replace(plan(tmp_path), name="mutual", experiment=experiment)
+    results = Results(tmp_path / "mutual-small.json")
+    assert runner.run_missing(mutual, results, parallel=1) == 5
+    assert runner.run_missing(mutual, Results(results.path), parallel=1) == 0
+    measures = {run["variant"]: run["measures"] for run in results.runs}
+    assert set(measures) == {
+        *experiment.variants, *(f"{v}: {m}" for v in ("average", "scratch", "both") for m in alone)
+    }  # fmt: skip
+    for model in alone:
+        # Nothing was trained: what they had.
+        assert measures[f"average: {model}"]["auc"] == pytest.approx(measures[model]["auc"])
+        assert measures[f"both: {model}"]["auc"] != measures[model]["auc"]
+        assert measures[f"scratch: {model}"]["steps"] == measures[model]["steps"]
+    commands = {run["variant"]: run["command"] for run in results.runs}
+    assert "launch.mutual --members=lr-0-" in commands["both"]
+    assert "--learning_rate=0.002" in commands["both: din"]
+    assert "--scratch" in commands["scratch"] and "--mutual_weight=2.0" in commands["scratch"]
+    table = page.table(
+        dataclasses.replace(experiment, metrics=(AUC,)), "synthetic", range(1), results
+    )
+    assert "| AUC | Δ % |" in table
+    assert "| both: din (to *din*) |" in table and "| average: din" not in table
+    change = 100 * (measures["both: din"]["auc"] / measures["din"]["auc"] - 1)
+    assert f"| {change:+.2f} |" in table
 
 
 def test_data_that_may_not_be_shipped_is_asked_for(tmp_path):

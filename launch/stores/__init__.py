@@ -1,0 +1,1 @@
+"""What can be done with image stores: what `launch.store` is made of."""
