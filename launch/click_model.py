@@ -17,27 +17,38 @@ from amstf.optimizers import Adam
 from amstf.schema import IMAGE, Schema
 from amstf.store import ImageStore
 from launch import checkpoints
+from launch.interaction import options_of
 from launch.run_directory import (
     AD_IMAGE,
     BEHAVIOUR_IMAGES,
+    DCN,
+    DCN_V2,
+    DEEPFM,
     DICM,
     DIN,
     EMBEDDING_MLP,
+    FIBINET,
     FIRST_LABEL,
     LR,
     MUTUAL,
     NO_IMAGES,
+    PNN,
     PRERANK,
     RunConfig,
     RunDirectory,
 )
 from models import (
+    Dcn,
+    DcnV2,
+    DeepFm,
     Dicm,
     Din,
     EmbeddingMlp,
+    FiBiNet,
     IdRegularization,
     LogisticRegression,
     MutualLearning,
+    Pnn,
     TwoTower,
     build,
     image_tower,
@@ -48,6 +59,11 @@ _BASE_NETWORKS = {
     EMBEDDING_MLP: EmbeddingMlp,
     DIN: Din,
     DICM: EmbeddingMlp,
+    DEEPFM: DeepFm,
+    DCN: Dcn,
+    DCN_V2: DcnV2,
+    PNN: Pnn,
+    FIBINET: FiBiNet,
 }
 
 
@@ -113,6 +129,7 @@ def make_model(config: RunConfig, schema: Schema, stores: dict[str, ImageStore])
     if config.model == PRERANK:
         return build(TwoTower(schema, **common, **images), schema)
     common["labels"] = labels_of(config, schema)
+    common["interaction"] = options_of(config.model, config.interaction)
     base = _BASE_NETWORKS[config.model]
     if config.images == NO_IMAGES:
         return build(base(schema, **common), schema)

@@ -3,6 +3,8 @@
     python -m launch.prepare synthetic --out=DATASET [--render=PICTURES]
     python -m launch.prepare movielens --ratings=DIR --features=FILE.h5 --out=DATASET
     python -m launch.prepare tiktok --source=DIR --split=new_items --out=DATASET
+    python -m launch.prepare criteo --source=FILE[,FILE...] --out=DATASET
+    python -m launch.prepare avazu --source=FILE --out=DATASET
 
 synthetic   Clicks from a known click model in which images carry taste. Items that appear only in
             the test show how a model does without history. Every sample holds its true click
@@ -15,6 +17,11 @@ movielens   MovieLens-100k: a rating of 4 or 5 is a click, the movie's poster th
 tiktok      Interactions with videos of which vectors of what is seen and heard are known; each is a
             click, and comes with 4 impressions without one that are drawn by popularity. The test
             shows either items that training does not, or a random part of all interactions.
+criteo      Criteo's log as it comes: label, 13 numbers, 26 values, between tabs; .gz too.
+avazu       Avazu's log as it comes: comma-separated; the hour becomes hour and day of the week.
+            Both: values that training has --min_count times get ids, others of a field share one;
+            or all are hashed (--hash_size), for which nothing is counted. --folds and --fold cut
+            the rows into parts, each of which is the test once.
 
 --group_by_user stores impressions that are equal in all that is the user's (the earlier clicks too)
 as one record, which holds the user's part once: smaller files, and a training that parses and
@@ -26,6 +33,7 @@ The directory appears when all is done; a run that fails or is stopped leaves no
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 
 from absl import flags
@@ -35,14 +43,18 @@ from amstf.errors import ConfigError
 from amstf.schema import COMBINERS, IMAGE, Schema
 from amstf.store import ImageStore
 from launch import program
-from launch.datasets import feature_map, movielens, synthetic, tiktok
+from launch.datasets import click_log, feature_map, movielens, synthetic, tiktok
+from launch.datasets.avazu import AVAZU
+from launch.datasets.click_log import ClickLogConfig
+from launch.datasets.criteo import CRITEO
 from launch.datasets.halves import HALVES
 from launch.datasets.new_dataset import new_dataset
 from launch.datasets.pictures import LIST_FILE, Pictures
 from launch.new_directory import new_directory
 
 FLAGS = flags.FLAGS
-KINDS = ("synthetic", "movielens", "tiktok")
+KINDS = ("synthetic", "movielens", "tiktok", "criteo", "avazu")
+_CLICK_LOGS = {"criteo": CRITEO, "avazu": AVAZU}
 _DEFAULT = synthetic.SyntheticConfig()
 
 flags.DEFINE_string("out", None, "Directory of the data set to make.", required=True)
@@ -113,7 +125,51 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
     "only_with_image", False, "movielens: whether to leave out movies that have no features."
 )
-flags.DEFINE_string("source", None, f"tiktok: directory with {tiktok.FILE}.")
+flags.DEFINE_string(
+    "source",
+    None,
+    f"tiktok: directory with {tiktok.FILE}. criteo, avazu: the log's files in order, separated by "
+    "commas.",
+)
+flags.DEFINE_integer(
+    "min_count",
+    ClickLogConfig.min_count,
+    "criteo, avazu: values that training has less often share one id.",
+)
+flags.DEFINE_integer(
+    "hash_size",
+    ClickLogConfig.hash_size,
+    "criteo, avazu: hash the values of each column into so many ids, and count nothing; 0: do not.",
+)
+flags.DEFINE_enum(
+    "numbers",
+    ClickLogConfig.numbers,
+    click_log.NUMBERS,
+    "criteo: what a number becomes. plain, log, standard (mean 0, variance 1) and log_standard: a "
+    "float. buckets: an id, by quantiles. log_buckets: an id, by its squared logarithm.",
+)
+flags.DEFINE_integer(
+    "buckets", ClickLogConfig.buckets, "criteo: most ids of a number with --numbers=buckets."
+)
+flags.DEFINE_integer(
+    "embedding_width", ClickLogConfig.embedding_width, "criteo, avazu: floats of an embedding."
+)
+flags.DEFINE_enum(
+    "holdout",
+    ClickLogConfig.holdout,
+    click_log.HOLDOUTS,
+    "criteo, avazu: which rows are the validation (10 %) and the test (10 %): random ones, or the "
+    "last, which are the newest.",
+)
+flags.DEFINE_integer(
+    "folds",
+    ClickLogConfig.folds,
+    "criteo, avazu: parts for cross-validation, one of which is the test; the validation is 10 % "
+    "of the others. 0: none.",
+)
+flags.DEFINE_integer(
+    "fold", ClickLogConfig.fold, "criteo, avazu: the part that is the test, from 0."
+)
 flags.DEFINE_enum(
     "split",
     tiktok.NEW_ITEMS,
@@ -129,7 +185,7 @@ flags.DEFINE_integer("items", _DEFAULT.items, "synthetic: number of items, one i
 flags.DEFINE_integer(
     "impressions", _DEFAULT.impressions, "synthetic: samples of all splits together."
 )
-flags.DEFINE_integer("seed", _DEFAULT.seed, "synthetic, tiktok: the same seed makes the same data.")
+flags.DEFINE_integer("seed", _DEFAULT.seed, "all but movielens: the same seed makes the same data.")
 flags.DEFINE_integer(
     "image_width",
     _DEFAULT.image_width,
@@ -234,7 +290,8 @@ def summary(directory: str) -> str:
             f"  best reachable on {part} ({best[part]['impressions']:,} samples): "
             f"{', '.join(measures) or 'one class only'}"
         )
-    command = f"train --dataset={directory} --model=dicm --out=RUN"
+    model = "dicm" if samples.schema.of_kind(IMAGE) else "deepfm"
+    command = f"train --dataset={directory} --model={model} --out=RUN"
     if pictures := info.get("pictures"):
         lines.append(f"  images: none yet; the items are drawn in {pictures}")
         # What a backbone gives has a large mean and small differences: models want it standardised.
@@ -327,7 +384,29 @@ def _tiktok(directory: pathlib.Path) -> None:
     )
 
 
-_PREPARE = {"synthetic": _synthetic, "movielens": _movielens, "tiktok": _tiktok}
+def _click_log(kind: str, directory: pathlib.Path) -> None:
+    if FLAGS.source is None:
+        raise ConfigError(f"{kind} needs --source; see {program.command_name()} --help")
+    for name in ("standardise", "pca", "combiner", "group_by_user"):
+        if FLAGS[name].present:
+            raise ConfigError(f"--{name} has no meaning for {kind}; leave it out")
+    names = [field.name for field in dataclasses.fields(ClickLogConfig)]
+    config = ClickLogConfig(**{name: FLAGS[name].value for name in names})
+    click_log.prepare(
+        _CLICK_LOGS[kind],
+        config,
+        [path for path in FLAGS.source.split(",") if path],
+        directory,
+        num_shards=FLAGS.num_shards,
+    )
+
+
+_PREPARE = {
+    "synthetic": _synthetic,
+    "movielens": _movielens,
+    "tiktok": _tiktok,
+    **{kind: functools.partial(_click_log, kind) for kind in _CLICK_LOGS},
+}
 
 
 def _set_combiner(directory: pathlib.Path, combiner: str) -> None:

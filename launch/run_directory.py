@@ -31,8 +31,20 @@ from amstf.atomic_file import write_atomically
 from amstf.config import AmsConfig
 from amstf.errors import ConfigError
 from amstf.schema import Schema
+from launch.interaction import options_of
 
-LR, EMBEDDING_MLP, DIN, DICM, PRERANK = MODELS = ("lr", "embedding_mlp", "din", "dicm", "prerank")
+LR, EMBEDDING_MLP, DIN, DICM, PRERANK, DEEPFM, DCN, DCN_V2, PNN, FIBINET = MODELS = (
+    "lr",
+    "embedding_mlp",
+    "din",
+    "dicm",
+    "prerank",
+    "deepfm",
+    "dcn",
+    "dcn_v2",
+    "pnn",
+    "fibinet",
+)
 """Models; dicm is embedding_mlp with images."""
 
 MUTUAL = "mutual"
@@ -110,6 +122,8 @@ class RunConfig:
         agreement: One of `AGREEMENTS`.
         mutual_weight: Of the agreement in each model's loss.
         mutual_warm_up: Updates of the optimizer over which that grows from 0.
+        interaction: Options of a model of field interactions, each "name=value"; see
+            `launch.interaction`.
     """
 
     dataset: str
@@ -145,6 +159,7 @@ class RunConfig:
     agreement: str = AGREEMENTS[0]
     mutual_weight: float = 1.0
     mutual_warm_up: int = 0
+    interaction: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.members) != (self.model == MUTUAL):
@@ -192,6 +207,7 @@ class RunConfig:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)!r}; use {' or '.join(map(str, choices))}"
                 )
+        options_of(self.model, self.interaction)
         if not isinstance(self.dataset, str) or not self.dataset or "\0" in self.dataset:
             raise ConfigError(f"dataset is {self.dataset!r}; wanted a directory")
 

@@ -23,6 +23,7 @@ from absl import flags
 from amstf.config import MERGES, PLACEMENTS, WIRE_DTYPES, AmsConfig
 from amstf.errors import ConfigError
 from launch import chief_process, flag_values, native_logs, presets, program, server, tf_config
+from launch.interaction import help_text
 from launch.local_cluster import LocalCluster, parse_cluster
 from launch.local_evaluator import LocalEvaluator
 from launch.run_directory import (
@@ -49,6 +50,7 @@ flags.DEFINE_enum(
     MODELS,
     "lr: logistic regression. embedding_mlp: embeddings and an MLP. din: attention over the ids of "
     "behaviours. prerank: two towers and an inner product. dicm: embedding_mlp that sees images. "
+    "deepfm, dcn, dcn_v2, pnn, fibinet: networks that multiply fields (docs/zoo.md). "
     "Needed here or in --preset.",
 )
 flags.DEFINE_string(
@@ -87,6 +89,7 @@ flags.DEFINE_list(
     "Widths of the MLP; of each tower with prerank, the last being that of the embeddings; lr has "
     "none.",
 )
+flags.DEFINE_list("interaction", None, help_text())
 flags.DEFINE_float(
     "dropout",
     RunConfig.dropout,
@@ -346,6 +349,7 @@ def config_of_flags(**others: Any) -> RunConfig:
     return RunConfig(
         **others,
         hidden=flag_values.widths("hidden", FLAGS.hidden),
+        interaction=tuple(FLAGS.interaction or ()),
         dropout=FLAGS.dropout,
         tower=flag_values.widths("tower", FLAGS.tower),
         tower_dropout=FLAGS.tower_dropout,

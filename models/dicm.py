@@ -10,17 +10,26 @@ import tf_keras as keras
 
 from amstf.errors import ConfigError, SchemaError
 from amstf.schema import Schema
+from models.dcn import Dcn, DcnV2
+from models.deepfm import DeepFm
 from models.din import Din
 from models.embedding_mlp import EmbeddingMlp
+from models.fibinet import FiBiNet
 from models.images import EmbeddingModels, FieldNames, ImageInputs
 from models.keras_names import PACKAGE
 from models.logistic_regression import LogisticRegression
+from models.pnn import Pnn
 from models.sample_dropout import SampleDropout
 
 BASE_NETWORKS: dict[str, type[EmbeddingMlp]] = {
     "lr": LogisticRegression,
     "mlp": EmbeddingMlp,
     "din": Din,
+    "deepfm": DeepFm,
+    "dcn": Dcn,
+    "dcn_v2": DcnV2,
+    "pnn": Pnn,
+    "fibinet": FiBiNet,
 }
 """Networks of ids that `Dicm` adds images to, by name."""
 
@@ -54,8 +63,9 @@ class Dicm(ImageInputs, EmbeddingMlp):
         hidden: Widths of the MLP.
         dropout: Share of the outputs of each layer of the MLP to drop in training.
         missing: What to do about ids that a store lacks: "error" or "zeros".
-        base: The network that images are added to: "mlp" (Embedding&MLP), "lr" or "din", or a
-            subclass of `EmbeddingMlp`. Its parts are the defaults of id_embedding, mlp and head.
+        base: The network that images are added to: one of `BASE_NETWORKS`, "mlp" (Embedding&MLP) by
+            default, or a subclass of `EmbeddingMlp`. Its parts are the defaults of id_embedding,
+            mlp and head.
         image_servers: On a cluster, store name -> indices of the parameter servers that hold the
             store, so that fields may have model servers of their own; those of the strategy's
             configuration by default.

@@ -13,8 +13,9 @@ from amstf.schema import SIDES, SPARSE, WEIGHTED_SPARSE, Field, Schema
 from models.attention import AttentivePooling
 from models.blocks import Mlp
 from models.embedding_mlp import EmbeddingMlp
-from models.id_embedding import FlatIds, IdEmbedding, per_sample
+from models.id_embedding import FlatIds, IdEmbedding
 from models.keras_names import PACKAGE
+from models.single_ids import per_sample
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
@@ -177,7 +178,11 @@ class Din(EmbeddingMlp):
 
     @classmethod
     def make_mlp(
-        cls, hidden: Sequence[int], activation: str | None, dropout: float
+        cls,
+        hidden: Sequence[int],
+        activation: str | None,
+        dropout: float,
+        id_embedding: keras.layers.Layer,
     ) -> keras.layers.Layer:
         """Makes the MLP, with Dice by default."""
         return Mlp(hidden, activation or "dice", dropout, name="mlp")

@@ -38,6 +38,8 @@ class EmbeddingMlp(keras.Model):
         embeddings_regularizer: See `models.IdEmbedding`.
         labels: Names of the labels to predict; all of the schema by default.
         base: Class whose parts are the defaults of the following; its own by default.
+        interaction: Options of the base network's interaction of fields by name, which say more
+            than `hidden` does about its default mlp; see there.
         id_embedding: Layer from a batch to [B, width]; an `IdEmbedding` of the schema by default.
         mlp: Layer from [B, width] to [B, any width] that replaces the one of `hidden`.
         head: Layer from the MLP's output to what `call` returns; by default a `PredictionHead`, or
@@ -64,6 +66,7 @@ class EmbeddingMlp(keras.Model):
         embeddings_regularizer: Any = None,
         labels: Sequence[str] | None = None,
         base: type[EmbeddingMlp] | None = None,
+        interaction: Mapping[str, Any] | None = None,
         id_embedding: keras.layers.Layer | None = None,
         mlp: keras.layers.Layer | None = None,
         head: keras.layers.Layer | None = None,
@@ -76,7 +79,9 @@ class EmbeddingMlp(keras.Model):
         self.id_embedding = id_embedding or base.make_id_embedding(
             schema, self.labels, embeddings_regularizer
         )
-        self.mlp = mlp or base.make_mlp(hidden, activation, dropout)
+        self.mlp = mlp or base.make_mlp(
+            hidden, activation, dropout, self.id_embedding, **(interaction or {})
+        )
         self.head = head or base.make_head(self.labels)
 
     @classmethod
@@ -90,7 +95,11 @@ class EmbeddingMlp(keras.Model):
 
     @classmethod
     def make_mlp(
-        cls, hidden: Sequence[int], activation: str | None, dropout: float
+        cls,
+        hidden: Sequence[int],
+        activation: str | None,
+        dropout: float,
+        id_embedding: keras.layers.Layer,
     ) -> keras.layers.Layer:
         """Makes the default of `mlp`."""
         return Mlp(hidden, activation or "prelu", dropout, name="mlp")

@@ -11,11 +11,21 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from amstf.data import GROUP_INDEX
 from amstf.errors import SchemaError
 from amstf.schema import DENSE, NO_ID, SIDES, SPARSE, WEIGHTED_SPARSE, Field, Schema
 from models.id_regularization import IdRegularization
 from models.keras_names import PACKAGE
+from models.row_gather import take_rows
+from models.single_ids import (
+    Embedded,
+    Place,
+    check_dtype,
+    embed_single,
+    groups_of,
+    one_per_sample,
+    per_sample,
+    value_of,
+)
 
 
 class FlatIds(NamedTuple):
@@ -49,6 +59,9 @@ class IdEmbedding(keras.layers.Layer):
             touches, each once (the mini-batch aware regularisation of DIN, arXiv 1706.06978, 4.2,
             without its n_j). Keras' own would touch, and densify, the whole table. An
             `IdRegularization` goes by how often an id occurs in training; see `count`.
+        fused: Whether fields of one id of a vocabulary have one table of rows together, each width
+            its own: with many fields one lookup, and one update by the optimizer, instead of many.
+            Their rows are as before. Not those whose occurrences an `IdRegularization` needs.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
@@ -73,10 +86,12 @@ class IdEmbedding(keras.layers.Layer):
         sides: Sequence[str] = SIDES,
         embeddings_initializer: Any = "uniform",
         embeddings_regularizer: Any = None,
+        fused: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.schema = schema
+        self.fused = fused
         self.sides = tuple(sides)
         self.fields: tuple[Field, ...] = tuple(
             field
@@ -96,33 +111,58 @@ class IdEmbedding(keras.layers.Layer):
         self._gated = self._rule.gated(self.fields)
         self._dropped = self._rule.dropped(self.fields)
         self._hashing: dict[str, keras.layers.Hashing] = {}
+        # Of fields that all have one id of a vocabulary, which are embedded together.
+        self._plain_tables: set[str] = set()
+        # Of tables of the schema, by name.
+        self._places: dict[str, Place] = {}
+        fused: dict[int, int] = {}
         for field in self.fields:
-            if field.kind != DENSE and field.table_name not in self.tables:
-                self._add_table(field)
+            if field.kind != DENSE and field.table_name not in self._places:
+                self._place(field, fused)
+        for width, num_rows in fused.items():
+            self.tables[_fused_name(width)] = self._make_table(num_rows, width, _fused_name(width))
 
-    def _add_table(self, field: Field) -> None:
-        unknown_row = 0 if field.hash_size else 1
-        initializer = self.embeddings_initializer
-        self.tables[field.table_name] = keras.layers.Embedding(
-            field.num_ids + unknown_row,
-            field.embedding_width,
-            # An initializer without a seed must not be shared: it repeats its numbers.
-            embeddings_initializer=initializer.__class__.from_config(initializer.get_config()),
-            name="table_" + re.sub(r"[^A-Za-z0-9_.-]", "_", field.table_name),
-        )
-        shared = {f.name for f in self.fields if f.num_ids and f.table_name == field.table_name}
-        if self._rule.l2 or shared & (self._gated | self._dropped):
+    def _place(self, field: Field, fused: dict[int, int]) -> None:
+        """Decides where the table of a field is, and makes it; `fused` is width -> rows so far."""
+        table = field.table_name
+        same = [f for f in self.fields if f.num_ids and f.table_name == table]
+        # An unknown id is a hashed one like any other.
+        num_rows = field.num_ids + (0 if field.hash_size else 1)
+        if self._rule.l2 or {f.name for f in same} & (self._gated | self._dropped):
             # A table like the others, so that on a cluster it is split and asked as they are.
-            self.occurrences[field.table_name] = keras.layers.Embedding(
-                field.num_ids + unknown_row,
+            self.occurrences[table] = keras.layers.Embedding(
+                num_rows,
                 1,
                 embeddings_initializer="zeros",
                 trainable=False,
                 dtype=tf.float32,
-                name=self.tables[field.table_name].name + "_occurrences",
+                name=_table_name(table) + "_occurrences",
             )
         if field.hash_size:
-            self._hashing[field.table_name] = keras.layers.Hashing(field.hash_size)
+            self._hashing[table] = keras.layers.Hashing(field.hash_size)
+        # A subclass may combine fields of one id with others.
+        is_plain = type(self).combine is IdEmbedding.combine and not field.hash_size
+        is_plain = is_plain and table not in self.occurrences and not any(f.is_list for f in same)
+        if is_plain:
+            self._plain_tables.add(table)
+        if is_plain and self.fused:
+            width = field.embedding_width
+            first = fused.get(width, 0)
+            self._places[table] = Place(_fused_name(width), first, width)
+            fused[width] = first + num_rows
+            return
+        self._places[table] = Place(table, 0, field.embedding_width)
+        self.tables[table] = self._make_table(num_rows, field.embedding_width, table)
+
+    def _make_table(self, num_rows: int, width: int, name: str) -> keras.layers.Embedding:
+        initializer = self.embeddings_initializer
+        return keras.layers.Embedding(
+            num_rows,
+            width,
+            # An initializer without a seed must not be shared: it repeats its numbers.
+            embeddings_initializer=initializer.__class__.from_config(initializer.get_config()),
+            name=_table_name(name),
+        )
 
     @property
     def width(self) -> int:
@@ -151,18 +191,26 @@ class IdEmbedding(keras.layers.Layer):
             [B, width], or with `per_field` a dict of field name -> [B, width of the field].
         """
         wanted = [f for f in self.fields if sides is None or f.side in sides]
-        flat = {f.name: _flat_ids(f, inputs) for f in wanted if f.kind != DENSE}
+        single = [f for f in wanted if f.num_ids and f.table_name in self._plain_tables]
+        others = [f for f in wanted if f.num_ids and f.table_name not in self._plain_tables]
+        flat = {f.name: _flat_ids(f, inputs) for f in others}
         rows: dict[str, tf.Tensor] = {}
         for table in self.tables:
-            fields = [f for f in wanted if f.kind != DENSE and f.table_name == table]
+            fields = [f for f in others if f.table_name == table]
             if fields:
                 rows.update(self._rows_of_table(table, fields, flat, bool(training)))
         embedded = self.combine(rows, flat)
+        for together in self._embed_single(single, inputs, bool(training)):
+            embedded.update(together.per_field())
         for field in wanted:
             if field.kind == DENSE:
-                values = tf.cast(_dense(field, inputs), self.compute_dtype)
-                embedded[field.name] = per_sample(values, groups_of(field, inputs))
+                embedded[field.name] = self._numbers(field, inputs)
         return embedded if per_field else self.join(embedded)
+
+    def _numbers(self, field: Field, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns a dense field, [B, length]."""
+        values = tf.cast(_dense(field, inputs), self.compute_dtype)
+        return per_sample(values, groups_of(field, inputs))
 
     def join(self, embedded: Mapping[str, tf.Tensor], side: str | None = None) -> tf.Tensor:
         """Concatenates what a call with `per_field` returned, all or of one side, to [B, width]."""
@@ -184,6 +232,19 @@ class IdEmbedding(keras.layers.Layer):
             Field name -> [B, width].
         """
         return {name: _combine(self.schema[name], rows[name], flat[name]) for name in rows}
+
+    def _embed_single(
+        self, fields: Sequence[Field], inputs: Mapping[str, tf.Tensor], training: bool
+    ) -> list[Embedded]:
+        """Embeds fields of one id, whose tables are `_plain_tables`."""
+
+        def lookup(table: str, distinct: tf.Tensor) -> tf.Tensor:
+            rows = self.tables[table](distinct)
+            if training and self.embeddings_regularizer is not None:
+                self._add_loss_of(rows, None)
+            return rows
+
+        return embed_single(fields, inputs, self._places, lookup)
 
     def _rows_of_table(
         self, table: str, fields: list[Field], flat: dict[str, FlatIds], training: bool
@@ -210,7 +271,7 @@ class IdEmbedding(keras.layers.Layer):
         for field, part in zip(fields, parts, strict=True):
             if field in dropped:
                 part = tf.where(tf.gather(occurrences, part) > 0, part, last)
-            taken[field.name] = _take(rows, part)
+            taken[field.name] = take_rows(rows, part)
             if field.name in self._gated:
                 gate = self._rule.gate_of(tf.gather(occurrences, part))
                 taken[field.name] *= tf.cast(gate, rows.dtype)[:, None]
@@ -266,12 +327,21 @@ class IdEmbedding(keras.layers.Layer):
             "sides": list(self.sides),
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
             "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
+            "fused": self.fused,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> IdEmbedding:
         """Makes the layer that `get_config` described, without its weights."""
         return cls(**{**config, "schema": Schema.from_json(config["schema"])})
+
+
+def _fused_name(width: int) -> str:
+    return f"fields of width {width}"
+
+
+def _table_name(table: str) -> str:
+    return "table_" + re.sub(r"[^A-Za-z0-9_.-]", "_", table)
 
 
 def of_width(schema: Schema, width: int) -> Schema:
@@ -285,37 +355,13 @@ def of_width(schema: Schema, width: int) -> Schema:
     return dataclasses.replace(schema, fields=tuple(fields))
 
 
-def value_of(field_name: str, inputs: Mapping[str, Any]) -> Any:
-    """Returns a batch's tensor of that name; raises SchemaError if the batch lacks it."""
-    try:
-        return inputs[field_name]
-    except KeyError:
-        raise SchemaError(
-            f"the batch has no {field_name!r}, which the model's schema names; "
-            f"it has {', '.join(sorted(inputs))}"
-        ) from None
-
-
-def one_per_sample(field: Field, values: tf.Tensor) -> tf.Tensor:
-    """Returns a field that is no list as [B]; Keras hands such inputs on as [B] or [B, 1]."""
-    shape = values.shape
-    is_column = shape.rank == 2 and shape[1] == 1
-    if isinstance(values, tf.RaggedTensor) or not (shape.rank == 1 or is_column):
-        raise SchemaError(f"field {field.name!r} has shape {shape}; wanted [B], it is not a list")
-    return tf.reshape(values, [-1])
-
-
-def groups_of(field: Field, inputs: Mapping[str, Any]) -> tf.Tensor | None:
-    """Returns the row of each sample [B] in a field that samples share, None if none are shared."""
-    if GROUP_INDEX not in inputs or not field.is_common:
-        return None
-    # Keras hands it on as [B] or [B, 1].
-    return tf.reshape(inputs[GROUP_INDEX], [-1])
-
-
-def per_sample(rows: tf.Tensor, groups: tf.Tensor | None) -> tf.Tensor:
-    """Repeats rows of groups [G, ...] for their samples, [B, ...]; `groups` as of `groups_of`."""
-    return rows if groups is None else _take(rows, groups)
+def widths_of(schema: Schema, sides: Sequence[str] = SIDES) -> dict[int, list[str]]:
+    """Returns the embedding widths of a schema's sparse fields -> the names that have it."""
+    widths: dict[int, list[str]] = {}
+    for field in schema.of_kind(SPARSE, WEIGHTED_SPARSE):
+        if field.side in sides:
+            widths.setdefault(field.embedding_width, []).append(field.name)
+    return widths
 
 
 def _flat_ids(field: Field, inputs: Mapping[str, Any]) -> FlatIds:
@@ -337,11 +383,10 @@ def _flat_ids(field: Field, inputs: Mapping[str, Any]) -> FlatIds:
         samples = tf.repeat(tf.range(size), length)
         if weights is not None:
             weights = tf.reshape(weights, [-1])
-    if values.dtype != tf.string:
-        values = tf.cast(values, tf.int64)
+    check_dtype(field, values)
     is_string = values.dtype == tf.string
-    if is_string != (field.dtype == "string"):
-        raise SchemaError(f"field {field.name!r} holds {values.dtype.name}, wanted {field.dtype}")
+    if not is_string:
+        values = tf.cast(values, tf.int64)
     kept = tf.where(values != ("" if is_string else tf.constant(NO_ID, tf.int64)))[:, 0]
     return FlatIds(
         tf.gather(values, kept),
@@ -365,20 +410,6 @@ def _combine(field: Field, rows: tf.Tensor, ids: FlatIds) -> tf.Tensor:
         combined = tf.math.divide_no_nan(combined, total[:, None])
     combined = tf.ensure_shape(combined, [None, field.embedding_width])
     return per_sample(combined, ids.groups)
-
-
-@tf.custom_gradient
-def _take(rows: tf.Tensor, positions: tf.Tensor) -> Any:
-    """Gathers rows; its gradient is dense.
-
-    `tf.gather` would hand IndexedSlices of the few distinct rows to the table's own gather, which
-    then warns that it has to convert them.
-    """
-
-    def backward(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
-        return tf.math.unsorted_segment_sum(upstream, positions, tf.shape(rows)[0]), None
-
-    return tf.gather(rows, positions), backward
 
 
 def _dense(field: Field, inputs: Mapping[str, Any]) -> tf.Tensor:

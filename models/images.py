@@ -16,7 +16,7 @@ from amstf.store import ImageStore
 from models.aggregators import make_aggregator
 from models.blocks import image_tower
 from models.embedding_mlp import parts_of_config
-from models.id_embedding import groups_of, one_per_sample, per_sample, value_of
+from models.single_ids import groups_of, one_per_sample, per_sample, value_of
 
 FieldNames = str | Sequence[str] | Literal[False] | None
 """What says which image fields a model takes: a name, several, False for none, None for all."""

@@ -109,7 +109,7 @@ class LogisticHead(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor | dict[str, tf.Tensor]:
         """Maps [B, L + width] to probabilities."""
-        sums, others = inputs[:, : len(self.labels)], inputs[:, len(self.labels) :]
+        sums, others = tf.split(inputs, [len(self.labels), -1], axis=1)
         logits = sums + self.bias
         if self.kernel is not None:
             logits += tf.matmul(others, self.kernel)
@@ -152,7 +152,11 @@ class LogisticRegression(EmbeddingMlp):
 
     @classmethod
     def make_mlp(
-        cls, hidden: Sequence[int], activation: str | None, dropout: float
+        cls,
+        hidden: Sequence[int],
+        activation: str | None,
+        dropout: float,
+        id_embedding: keras.layers.Layer,
     ) -> keras.layers.Layer:
         """Makes the identity."""
         return Mlp((), name="mlp")

@@ -237,6 +237,8 @@ def _facts_of(config: RunConfig) -> dict[str, Any]:
     else:
         # As before there was such training, so that results from then still count.
         facts = {k: v for k, v in facts.items() if k not in _OF_MUTUAL}
+    if not config.interaction:
+        del facts["interaction"]  # Likewise.
     return facts
 
 

@@ -13,6 +13,7 @@ from launch import run_directory
 from launch.click_model import labels_of, make_model, make_run_model, open_stores, open_stores_of
 from launch.run_directory import RunConfig, RunDirectory
 from models import Dicm, Din, EmbeddingMlp, LogisticRegression, TwoTower
+from models.id_embedding import of_width
 from tests.exports import write_dataset
 from tests.helpers import CLICK_SCHEMA, random_batch, tensors
 
@@ -57,6 +58,7 @@ def fields_of(model):
         ("embedding_mlp", EmbeddingMlp, models.PredictionHead),
         ("din", Din, models.PredictionHead),
         ("prerank", TwoTower, None),
+        ("dcn", models.Dcn, models.PredictionHead),
     ],
 )
 @pytest.mark.parametrize(
@@ -83,6 +85,31 @@ def test_every_model_with_every_choice_of_images(samples, model, kind, head, ima
         assert made.id_embedding.behaviours == {"liked": "item"}
     if head is not None:
         assert type(made.head) is head
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "interaction", "option"),
+    [
+        ("deepfm", models.DeepFm, (), lambda layer: layer.machine.built),
+        ("dcn", models.Dcn, ("layers=1",), lambda layer: layer.cross.layers == 1),
+        ("dcn_v2", models.DcnV2, ("rank=3", "experts=2"), lambda layer: layer.cross.rank == 3),
+        ("pnn", models.Pnn, ("products=both",), lambda layer: layer.products == "both"),
+        (
+            "fibinet",
+            models.FiBiNet,
+            ("bilinear=each",),
+            lambda layer: layer.bilinear.kind == "each",
+        ),
+    ],
+)
+def test_models_of_field_interactions(samples, model, kind, interaction, option):
+    schema = of_width(CLICK_SCHEMA, 3)
+    wanted = config(model=model, interaction=interaction)
+    made = make_model(wanted, schema, {})
+    assert type(made) is kind and option(made.mlp) and made(BATCH).shape == (3, 1)
+    seeing = make_model(dataclasses.replace(wanted, images="ad"), schema, open_stores(samples))
+    assert type(seeing) is Dicm and type(seeing.mlp) is type(made.mlp)
+    assert seeing(BATCH).shape == (3, 1)
 
 
 def test_dicm_is_embedding_mlp_with_both_images(samples):
@@ -153,6 +180,23 @@ def test_a_run_of_an_earlier_version_is_the_model_that_it_was(samples, tmp_path,
         ({"model": "dicm", "images": "none"}, ConfigError, "model dicm without images is embeddi"),
         ({"images": "all"}, ConfigError, "images is 'all'; use none or ad or behaviours or both"),
         ({"labels": "some"}, ConfigError, "labels is 'some'; use all or first"),
+        ({"interaction": ("layers=2",)}, ConfigError, "is 'layers=2', and embedding_mlp has none"),
+        ({"model": "dcn", "interaction": ("rank=2",)}, ConfigError, "and dcn has layers; leave it"),
+        (
+            {"model": "dcn", "interaction": ("layers=0",)},
+            ConfigError,
+            "'layers=0'; dcn takes layers=1 to 64",
+        ),
+        (
+            {"model": "pnn", "interaction": ("products=all",)},
+            ConfigError,
+            r"'products=all'; pnn takes products=inner\|outer\|both",
+        ),
+        (
+            {"model": "dcn_v2", "interaction": ("experts=2",)},
+            ConfigError,
+            "experts are of low rank; give rank too",
+        ),
         ({"model": "fm"}, ConfigError, "model is 'fm'; use lr or embedding_mlp or din or dicm or"),
         (
             {"model": "dicm", "images": "behaviours", "aggregator": "attentive"},

@@ -302,7 +302,11 @@ def test_fit_learns_from_pixels_alone(store):
             ConfigError,
             "MultiQueryAttentivePooling asks by the ad's ids and the schema has none",
         ),
-        ({"base": "deep"}, ConfigError, "base is 'deep'; use one of 'lr', 'mlp', 'din', or a subc"),
+        (
+            {"base": "deep"},
+            ConfigError,
+            "base is 'deep'; use one of 'lr', 'mlp', 'din', 'deepfm', 'dcn'",
+        ),
         ({"images": None}, ConfigError, "give images, an image store, or image_embedding"),
         ({"ad_image": "liked_images"}, SchemaError, "ad_image is 'liked_images', which is no sing"),
         ({"ad_image": False, "behaviour_images": False}, SchemaError, "Dicm has no image"),

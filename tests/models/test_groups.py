@@ -18,6 +18,7 @@ from models import (
     TwoTower,
     image_tower,
 )
+from models.id_embedding import of_width
 from tests.helpers import (
     CLICK_SCHEMA,
     assert_gradients_match,
@@ -29,6 +30,8 @@ from tests.models.test_dicm import write_store
 
 OF_GROUP = [n for f in CLICK_SCHEMA.inputs if f.is_common for n in (f.name, f.weight_name)]
 
+ONE_WIDTH = of_width(CLICK_SCHEMA, 2)
+FIELDS = [base for base in BASE_NETWORKS if base not in ("lr", "mlp", "din")]
 MODELS = {
     "mlp": lambda store: EmbeddingMlp(CLICK_SCHEMA, hidden=(6,)),
     "lr": lambda store: LogisticRegression(CLICK_SCHEMA),
@@ -42,8 +45,12 @@ MODELS = {
             hidden=(6,),
             base=base,
         )
-        for base in BASE_NETWORKS
+        for base in ("lr", "mlp", "din")
         for aggregator in AGGREGATORS
+    },
+    **{
+        base: lambda store, base=base: BASE_NETWORKS[base](ONE_WIDTH, hidden=(6,))
+        for base in FIELDS
     },
     **{
         f"towers {aggregator}": lambda store, aggregator=aggregator: TwoTower(
@@ -56,7 +63,7 @@ MODELS = {
         for aggregator in ("sum", "max", "concat")
     },
 }
-"""Name -> what makes a model; every base network with every aggregator."""
+"""Name -> what makes a model: base networks with every aggregator, those of fields without."""
 
 SIZES = {"several": [3, 1, 2, 4], "of one": [1, 1, 1], "one impression": [1]}
 
