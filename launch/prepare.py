@@ -5,6 +5,7 @@
     python -m launch.prepare tiktok --source=DIR --split=new_items --out=DATASET
     python -m launch.prepare criteo --source=FILE[,FILE...] --out=DATASET
     python -m launch.prepare avazu --source=FILE --out=DATASET
+    python -m launch.prepare crossmedia --samples=data.txt --images=PREFIX --out=DATASET
 
 synthetic   Clicks from a known click model in which images carry taste. Items that appear only in
             the test show how a model does without history. Every sample holds its true click
@@ -22,6 +23,10 @@ avazu       Avazu's log as it comes: comma-separated; the hour becomes hour and 
             Both: values that training has --min_count times get ids, others of a field share one;
             or all are hashed (--hash_size), for which nothing is counted. --folds and --fold cut
             the rows into parts, each of which is the test once.
+crossmedia  The samples (text, one impression a line) and image files of CrossMedia, the system of
+            the AMS paper; see docs/importing.md. Ids are hashed by the model. Lines of one group
+            key that follow each other are a group, of whom the user's part is stored once, unless
+            --nogroup_by_user says otherwise. Groups are held out whole (--holdout).
 
 --group_by_user stores impressions that are equal in all that is the user's (the earlier clicks too)
 as one record, which holds the user's part once: smaller files, and a training that parses and
@@ -42,21 +47,23 @@ from amstf.data import GROUP_SIZE, Samples
 from amstf.errors import ConfigError
 from amstf.schema import COMBINERS, IMAGE, Schema
 from amstf.store import ImageStore
-from launch import program
+from launch import prepare_crossmedia, program
 from launch.datasets import click_log, feature_map, movielens, synthetic, tiktok
 from launch.datasets.avazu import AVAZU
 from launch.datasets.click_log import ClickLogConfig
 from launch.datasets.criteo import CRITEO
+from launch.datasets.crossmedia import CrossMediaConfig
 from launch.datasets.halves import HALVES
 from launch.datasets.new_dataset import new_dataset
 from launch.datasets.pictures import LIST_FILE, Pictures
 from launch.new_directory import new_directory
 
 FLAGS = flags.FLAGS
-KINDS = ("synthetic", "movielens", "tiktok", "criteo", "avazu")
+KINDS = ("synthetic", "movielens", "tiktok", "criteo", "avazu", "crossmedia")
 _CLICK_LOGS = {"criteo": CRITEO, "avazu": AVAZU}
 _DEFAULT = synthetic.SyntheticConfig()
 
+flags.adopt_module_key_flags(prepare_crossmedia)
 flags.DEFINE_string("out", None, "Directory of the data set to make.", required=True)
 flags.DEFINE_bool("overwrite", False, "Whether to replace a data set that is there.")
 flags.DEFINE_integer(
@@ -139,7 +146,8 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "hash_size",
     ClickLogConfig.hash_size,
-    "criteo, avazu: hash the values of each column into so many ids, and count nothing; 0: do not.",
+    "criteo, avazu: hash the values of each column into so many ids, and count nothing; 0: do not. "
+    f"crossmedia: rows of each table of ids; if not given {CrossMediaConfig.hash_size:,}.",
 )
 flags.DEFINE_enum(
     "numbers",
@@ -152,14 +160,17 @@ flags.DEFINE_integer(
     "buckets", ClickLogConfig.buckets, "criteo: most ids of a number with --numbers=buckets."
 )
 flags.DEFINE_integer(
-    "embedding_width", ClickLogConfig.embedding_width, "criteo, avazu: floats of an embedding."
+    "embedding_width",
+    ClickLogConfig.embedding_width,
+    "criteo, avazu, crossmedia: floats of an embedding; if not given "
+    f"{CrossMediaConfig.embedding_width} for crossmedia.",
 )
 flags.DEFINE_enum(
     "holdout",
     ClickLogConfig.holdout,
     click_log.HOLDOUTS,
-    "criteo, avazu: which rows are the validation (10 %) and the test (10 %): random ones, or the "
-    "last, which are the newest.",
+    "criteo, avazu, crossmedia: which rows are the validation (10 %) and the test (10 %): random "
+    "ones, or the last, which are the newest; of crossmedia groups, last by their timestamps.",
 )
 flags.DEFINE_integer(
     "folds",
@@ -189,7 +200,8 @@ flags.DEFINE_integer("seed", _DEFAULT.seed, "all but movielens: the same seed ma
 flags.DEFINE_integer(
     "image_width",
     _DEFAULT.image_width,
-    "synthetic: features per image (the VGG16 features of the DICM paper have 4096).",
+    "synthetic: features per image (the VGG16 features of the DICM paper have 4096). crossmedia: "
+    "found from the files; if given, checked.",
 )
 flags.DEFINE_integer(
     "text_width",
@@ -246,6 +258,8 @@ def main(arguments: list[str]) -> int | None:
             f"say which data set to make: {' or '.join(KINDS)}; got {got}. "
             f"For example: {program.command_name()} synthetic --out=DATASET"
         )
+    if arguments[0] == "crossmedia" and not FLAGS["group_by_user"].present:
+        FLAGS.group_by_user = True  # Its samples come in groups.
     if FLAGS["group_size"].present and not FLAGS.group_by_user:
         raise ConfigError("--group_size has a meaning with --group_by_user only; give both")
     if FLAGS.render is not None:
@@ -283,6 +297,11 @@ def summary(directory: str) -> str:
             share, raw = store.attributes["explained_variance"], store.attributes["raw_width"]
             line += f" (components of {raw}, {share:.0%} of the variance)"
         lines.append(line)
+    if missing := info.get("missing_images"):
+        lines.append(
+            f"  {missing['count']:,} images that samples name are in no store, {missing['among']} "
+            "among them: train with --missing=zeros"
+        )
     best = info.get("best_reachable", {})
     for part in (name for name in best if name.startswith("test")):
         measures = [f"{m.upper()} {best[part][m]:.4f}" for m in ("auc", "gauc") if m in best[part]]
@@ -406,6 +425,7 @@ _PREPARE = {
     "movielens": _movielens,
     "tiktok": _tiktok,
     **{kind: functools.partial(_click_log, kind) for kind in _CLICK_LOGS},
+    "crossmedia": prepare_crossmedia.prepare,
 }
 
 
