@@ -12,9 +12,10 @@ tuning         settings, by the validation split alone
 mutual         models trained together, from scratch and after training alone (arXiv 2406.12087)
 content        vectors of videos, for new and for known items
 
-Trains and measures what has no result yet, several runs at a time, and prints the table. With
---keep, results, table and figure go to docs/experiments/ (NAME-DATA.json, NAME.md,
-NAME-DATA.png), elsewhere into --runs. After an interruption the same command goes on.
+Trains and measures what has no result yet, in this experiment or in another one on the same data,
+several runs at a time, and prints the table. With --keep, results, table and figure go to
+docs/experiments/ (NAME-DATA.json, NAME.md, NAME-DATA.png), elsewhere into --runs. After an
+interruption the same command goes on.
 """
 
 import os
@@ -73,8 +74,11 @@ def main(arguments: list[str]) -> None:
     )
     cores = len(os.sched_getaffinity(0))
     if FLAGS.run:
-        done = runner.run_missing(plan, results, FLAGS.parallel or cores)
-        if done:
+        paths = sorted(out.glob(f"*-{FLAGS.data}.json"))
+        others = [Results(path) for path in paths if path != results.path]
+        before = list(results.runs)
+        done = runner.run_missing(plan, results, FLAGS.parallel or cores, others)
+        if done or results.runs != before:
             results.describe(
                 experiment=experiment.title,
                 data=DATA[FLAGS.data].title,

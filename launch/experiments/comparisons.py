@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Mapping
 
 from launch.datasets.halves import FIRST, SECOND
-from launch.experiments.plan import AUC, IDS, IMAGES, VALIDATION_AUC, Experiment, Variant
+from launch.experiments.plan import AUC, IDS, IMAGES, JOINT, VALIDATION_AUC, Experiment, Variant
 
 _IDS = Variant({"model": "embedding_mlp"}, family=IDS)
 _CLICKS = ("synthetic", "movielens")
@@ -17,25 +17,22 @@ _ALL = (*_CLICKS, "tiktok-new", "tiktok-known")
 
 
 def _dicm(aggregator: str = "multi_query", **changes: object) -> Variant:
-    return Variant({"model": "dicm", "aggregator": aggregator, **changes})
+    family = IMAGES if "images" in changes else JOINT
+    return Variant({"model": "dicm", "aggregator": aggregator, **changes}, family=family)
 
 
 def _tuning() -> dict[str, Variant]:
-    """The same trials for models of ids and for models with images."""
+    """The same trials for models of ids and for models with images: ids overfit first."""
     variants = {}
     for family, base in ((IDS, _IDS), (IMAGES, _dicm())):
-        for rate, dropout, l2 in itertools.product((0.001, 0.003), (0.0, 0.3), (0.0, 0.1)):
-            trial = {
-                "learning_rate": rate,
-                "dropout": dropout,
-                "tower_dropout": dropout,
-                "id_l2": l2,
-            }
-            name = f"{family}: rate {rate:g}, dropout {dropout:g}, id_l2 {l2:g}"
-            variants[name] = Variant({**base.changes, **trial}, family=family)
+        for l2, dropout in itertools.product((0.0, 1.0, 3.0), (0.0, 0.5, 0.9)):
+            changes = {**base.changes, "id_l2": l2, "id_dropout": dropout}
+            name = f"{family}: id_l2 {l2:g}, id_dropout {dropout:g}"
+            variants[name] = Variant(changes, family=base.family)
     return variants
 
 
+_IMAGES_BESIDE: Mapping[str, object] = {"images": "both", "aggregator": "sum"}
 _LONGER = ", longer"
 
 
@@ -87,15 +84,12 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "base_networks": Experiment(
         title="Base networks without and with images (Figure 5)",
         variants={
-            f"{model}{with_images}": Variant(
-                {
-                    "model": model,
-                    **({"images": "both", "aggregator": "sum"} if with_images else {}),
-                },
-                family=IMAGES if with_images else IDS,
-            )
-            for model in ("lr", "embedding_mlp", "din")
-            for with_images in ("", " + images")
+            "lr": Variant({"model": "lr"}, family=IDS),
+            "lr + images": Variant({"model": "lr", **_IMAGES_BESIDE}, family=JOINT),
+            "embedding_mlp": _IDS,
+            "embedding_mlp + images": _dicm("sum"),
+            "din": Variant({"model": "din"}, family=IDS),
+            "din + images": Variant({"model": "din", **_IMAGES_BESIDE}, family=JOINT),
         },
         baseline="embedding_mlp",
         data=_CLICKS,
@@ -103,11 +97,12 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "warm_up": Experiment(
         title="Starting from the model of earlier data (Table 5)",
         variants={
-            "earlier half": Variant(_dicm().changes, part=FIRST, is_shown=False),
-            "none": Variant(_dicm().changes, part=SECOND),
+            "earlier half": Variant(_dicm().changes, JOINT, part=FIRST, is_shown=False),
+            "none": Variant(_dicm().changes, JOINT, part=SECOND),
             **{
                 mode: Variant(
                     {**_dicm().changes, "warm_start_mode": mode},
+                    JOINT,
                     after="earlier half",
                     part=SECOND,
                 )
@@ -129,7 +124,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "tuning": Experiment(
         title="Settings, by the validation split alone",
         variants=_tuning(),
-        baseline="ids: rate 0.001, dropout 0, id_l2 0",
+        baseline="ids: id_l2 0, id_dropout 0",
         data=_ALL,
         metrics=(VALIDATION_AUC,),
         measures_test=False,

@@ -14,7 +14,7 @@ from typing import Any
 
 from amstf.errors import ConfigError
 from launch import programs
-from launch.experiments.plan import AUC, GAUC, IDS, IMAGES, NEW_AUC, USER_AUC, Metric
+from launch.experiments.plan import AUC, GAUC, IDS, IMAGES, JOINT, NEW_AUC, USER_AUC, Metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Data:
         prepare: Kind and flags of `launch.prepare`; "{shared}" stands for the directory of data
             that the project may not ship, "{seed}" for the seed of a run.
         metrics: What tables show.
-        settings: Attributes of `RunConfig` by family.
+        settings: Attributes of `RunConfig` by family; of `JOINT` those of `IMAGES` count too.
         new_item_impressions: An item counts as new if training showed it at most so often.
         segment_steps: Steps between validations.
         has_halves: Whether the training split can be cut in two halves in time.
@@ -49,6 +49,12 @@ class Data:
     def is_per_seed(self) -> bool:
         """Whether each seed has data of its own."""
         return any("{seed}" in flag for flag in self.prepare)
+
+    def settings_of(self, family: str) -> Mapping[str, Any]:
+        """Returns the settings of a family of models."""
+        if family == JOINT:
+            return {**self.settings[IMAGES], **self.settings.get(JOINT, {})}
+        return self.settings[family]
 
     def directory(self, runs: pathlib.Path, name: str, seed: int, part: str) -> pathlib.Path:
         """Returns where the data set of a run lies: another place for other flags."""
@@ -76,6 +82,22 @@ _TIKTOK_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     for family in _BOTH
 }
 
+_SYNTHETIC: Mapping[str, Any] = {
+    **_COMMON,
+    "learning_rate": 0.003,
+    "learning_rate_decay": 0.5,
+    "decay_steps": 750,
+    "epochs": 6,
+    "id_dropout_fields": ("item", "ad_image_id", "behaviour_image_ids"),
+}
+_MOVIELENS: Mapping[str, Any] = {
+    **_COMMON,
+    "learning_rate": 0.003,
+    "dropout": 0.3,
+    "epochs": 12,
+    "id_dropout_fields": ("movie", "ad_image_id", "behaviour_image_ids"),
+}
+
 DATA: Mapping[str, Data] = {
     "synthetic": Data(
         title="synthetic clicks in which images carry taste; the best reachable AUC is known",
@@ -89,19 +111,15 @@ DATA: Mapping[str, Data] = {
             "--interests=2",
             "--hidden_quality=0.2",
             "--combiner=mean",
+            "--new_validation_items=0.05",
         ),
         metrics=(AUC, GAUC, NEW_AUC),
         settings={
-            family: {
-                **_COMMON,
-                "learning_rate": 0.003,
-                "epochs": 4,
-                "patience": 4,
-                "tower": (64, 12),
-            }
-            for family in _BOTH
+            IDS: _SYNTHETIC,
+            IMAGES: {**_SYNTHETIC, "tower": (64, 12)},
+            JOINT: {"image_products": True},
         },
-        segment_steps=94,
+        segment_steps=188,
         has_halves=True,
     ),
     "movielens": Data(
@@ -112,14 +130,16 @@ DATA: Mapping[str, Data] = {
             "--features={shared}/movielens/features_efficientnet_lite0_tfnorm.h5",
             "--only_with_image",
             "--combiner=mean",
+            "--standardise",
+            "--pca=64",
         ),
         metrics=(AUC, GAUC, NEW_AUC),
         settings={
-            family: {**_COMMON, "learning_rate": 0.003, "dropout": 0.3, "tower_dropout": 0.3}
-            for family in _BOTH
+            IDS: _MOVIELENS,
+            IMAGES: {**_MOVIELENS, "tower": (32, 8), "tower_dropout": 0.3},
         },
         new_item_impressions=5,
-        segment_steps=20,
+        segment_steps=36,
         has_halves=True,
     ),
     "tiktok-new": Data(

@@ -6,8 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-IDS, IMAGES = FAMILIES = ("ids", "images")
-"""Models that see ids only, and models with images: each family has settings of its own."""
+IDS, IMAGES, JOINT = FAMILIES = ("ids", "images", "joint")
+"""Models of ids only, models with images, those of them that join the ad's image with behaviours'.
+
+Each family has settings of its own.
+"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from amstf.atomic_file import write_atomically
@@ -37,6 +37,22 @@ class Results:
         """Whether a result of this variant, seed and configuration is there."""
         key = (variant, seed, digest)
         return any((run["variant"], run["seed"], run["digest"]) == key for run in self.runs)
+
+    def take_from(self, other: Results, wanted: Mapping[str, tuple[str, int]]) -> int:
+        """Keeps results of another experiment that are those of a run of this one.
+
+        Args:
+            other: Of the other experiment.
+            wanted: Digest -> variant and seed here.
+
+        Returns:
+            How many it held.
+        """
+        found = [run for run in other.runs if run["digest"] in wanted]
+        for run in found:
+            variant, seed = wanted[run["digest"]]
+            self.keep({**run, "variant": variant, "seed": seed})
+        return len(found)
 
     def keep(self, run: dict[str, Any]) -> None:
         """Adds a result, in the place of an older one of the same variant and seed."""

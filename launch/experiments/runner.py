@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tqdm
@@ -69,13 +69,14 @@ class _Task:
         return self.variant, self.seed
 
 
-def run_missing(plan: Plan, results: Results, parallel: int) -> int:
+def run_missing(plan: Plan, results: Results, parallel: int, others: Iterable[Results] = ()) -> int:
     """Trains and measures what has no result yet.
 
     Args:
         plan: What is wanted.
         results: What is done, and where to keep the rest.
         parallel: Runs at a time.
+        others: Of experiments on the same data, whose results count for the same runs here.
 
     Returns:
         The number of runs that were done.
@@ -88,6 +89,16 @@ def run_missing(plan: Plan, results: Results, parallel: int) -> int:
     missing = {
         key: task for key, task in tasks.items() if not results.has(*key, digest=task.digest)
     }
+    for other in others:
+        # A run that others start from is needed with its checkpoint, and a mutual one has members.
+        wanted = {
+            task.digest: key
+            for key, task in missing.items()
+            if not (task.job.is_kept or task.job.config.members)
+        }
+        if results.take_from(other, wanted):
+            taken = {key for key in wanted.values() if results.has(*key, tasks[key].digest)}
+            missing = {key: task for key, task in missing.items() if key not in taken}
     # What a missing run starts from is needed as a checkpoint, not only as a result.
     for task in list(missing.values()):
         for start in task.after:
@@ -167,15 +178,16 @@ def _tasks(plan: Plan) -> Iterator[_Task]:
         if variant.part and not data.has_halves:
             raise ConfigError(f"--data={plan.data} has no halves in time, which {plan.name} needs")
         for seed in plan.seeds:
+            settings = data.settings_of(variant.family)
             starts = [] if variant.is_scratch else [variant.after, *variant.members]
             after = [done[start, seed] for start in starts if start]
             dataset = str(data.directory(plan.runs, plan.data, seed, variant.part))
             if variant.members:
                 members = {name: done[name, seed].job for name in variant.members}
-                config = _together(members, variant, data.settings[variant.family], dataset, seed)
+                config = _together(members, variant, settings, dataset, seed)
             else:
                 config = RunConfig(
-                    **{"labels": FIRST_LABEL, **data.settings[variant.family], **variant.changes},
+                    **{"labels": FIRST_LABEL, **settings, **variant.changes},
                     dataset=dataset,
                     warm_start=str(after[0].job.run) if after else "",
                     seed=seed,

@@ -196,7 +196,7 @@ def test_missing_and_damaged_files(tmp_path):
         prepared("nowhere", tmp_path / "data")
     path = tmp_path / "cut.gz"
     path.write_bytes(gzip.compress(b"1\t2\n" * 100_000)[:-20])
-    with pytest.raises(SampleError, match="cut.gz is no Criteo log"):
+    with pytest.raises(SampleError, match=r"cut\.gz is no Criteo log"):
         prepared(str(path), tmp_path / "data")
 
 

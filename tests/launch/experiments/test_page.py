@@ -57,6 +57,14 @@ def test_results_are_kept_at_once_and_replaced_by_newer_ones(results):
     assert sum('"variant"' in line for line in results.path.read_text().splitlines()) == 9
 
 
+def test_results_of_another_experiment_count_for_the_same_runs(results, tmp_path):
+    here = Results(tmp_path / "here-synthetic.json")
+    results.keep(run("joint", 3, 0.8, digest="the same"))
+    assert here.take_from(results, {"the same": ("multi_query", 3), "none": ("sum", 0)}) == 1
+    assert Results(here.path).of("multi_query", [3])[3]["auc"] == 0.8
+    assert len(here.runs) == 1 and here.take_from(results, {}) == 0
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"other\.json holds no runs"):

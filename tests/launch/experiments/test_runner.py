@@ -61,6 +61,11 @@ def test_what_has_a_result_is_not_done_again(tmp_path, monkeypatch):
     commands = {run["variant"]: run["command"] for run in again.runs}
     assert "--warm_start=earlier_half-0" in commands["partial"]
     assert "--warm_start_mode=full" in commands["full"]
+    # The same runs in another experiment are not done again, but for one that others start from.
+    elsewhere = Results(tmp_path / "elsewhere" / "warm_up-small.json")
+    assert runner.run_missing(plan(tmp_path / "elsewhere"), elsewhere, 1, [again]) == 1
+    for name in ("none", "partial", "full"):
+        assert elsewhere.of(name, [0])[0] == measures[name]
     # Another setting asks for another run.
     settings = {**SMALL.settings, IMAGES: {**SMALL.settings[IMAGES], "learning_rate": 0.02}}
     monkeypatch.setitem(data.DATA, "small", dataclasses.replace(SMALL, settings=settings))
