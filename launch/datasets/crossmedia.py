@@ -18,15 +18,14 @@ import numpy as np
 from amstf.data import SampleWriter, add_info, set_image_store
 from amstf.errors import ConfigError, SampleError
 from amstf.schema import DENSE, IMAGE, NO_ID, WEIGHT_SUFFIX, WEIGHTED_SPARSE, Field, Schema
-from amstf.store import ImageStore
 from launch.datasets.click_log import HOLDOUTS, LAST, RANDOM, SHARE, SPLITS
 from launch.datasets.crossmedia_fields import USER, Feature, Survey, survey
 from launch.datasets.crossmedia_images import write_store
 from launch.datasets.crossmedia_text import Impression, floats, read_impressions, weighted_ids
+from launch.datasets.missing_images import MissingImages
 
 GROUP = "gkey"
 STORE_FILE = "images.h5"
-_CHECKED_IDS = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +101,7 @@ def prepare(
     store = None
     if images is not None:
         store = write_store(images, directory / STORE_FILE, image_width, image_dtype)
-    missing = _Missing(store)
+    missing = MissingImages(store)
     split_of = _splits(config, found)
     labels = [field.name for field in schema.labels]
     with contextlib.ExitStack() as stack:
@@ -119,7 +118,8 @@ def prepare(
                 raise SampleError(f"{impression.where}: {error}") from None
             for feature in found.features:
                 if feature.kind == IMAGE:
-                    missing.add(sample[feature.name])
+                    ids = sample[feature.name]
+                    missing.add(ids if isinstance(ids, list) else [ids])
         counts = {s: w.num_written for s, w in zip(SPLITS, writers, strict=True)}
         _check_splits(config, counts)
         for writer in writers:
@@ -250,30 +250,3 @@ def _check_splits(config: CrossMediaConfig, counts: Mapping[str, int]) -> None:
         raise SampleError(
             f"of {sum(counts.values()):,} lines none is in {' and '.join(empty)}; {cure}"
         )
-
-
-class _Missing:
-    """Finds the ids of images that the store lacks."""
-
-    def __init__(self, store: ImageStore | None) -> None:
-        self._store = store
-        self._asked: list[int] = []
-        self._missing: set[int] = set()
-
-    def add(self, ids: int | list[int]) -> None:
-        """Looks at the images of a field."""
-        self._asked += [ids] if isinstance(ids, int) else ids
-        if len(self._asked) >= _CHECKED_IDS:
-            self._check()
-
-    def facts(self) -> dict[str, object]:
-        """What is worth telling: nothing if no id is missing."""
-        self._check()
-        if not self._missing:
-            return {}
-        return {"missing_images": {"count": len(self._missing), "among": min(self._missing)}}
-
-    def _check(self) -> None:
-        if self._store is not None:
-            self._missing.update(self._store.missing(self._asked).tolist())
-        self._asked = []

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from amstf.errors import ConfigError, SampleError
 from amstf.schema import DENSE, IMAGE, SPARSE
-from launch.datasets.columns import UniformSample
 from launch.datasets.crossmedia_text import Impression, are_plain_ids
+from launch.datasets.number_columns import UniformSample
 
 KINDS = (SPARSE, DENSE, IMAGE)
 USER, AD = SIDES = ("user", "ad")

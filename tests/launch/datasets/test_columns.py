@@ -4,8 +4,6 @@ import tf_keras as keras
 
 from amstf.errors import SampleError
 from launch.datasets.columns import (
-    NumberMap,
-    NumberStatistics,
     Rows,
     ValueCounter,
     Vocabulary,
@@ -13,6 +11,7 @@ from launch.datasets.columns import (
     integers,
     numbers,
 )
+from launch.datasets.number_columns import NumberMap, NumberStatistics
 
 
 def test_vocabulary_is_by_frequency_then_text_and_counts_missing_as_a_value(tmp_path):
