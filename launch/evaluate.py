@@ -99,9 +99,13 @@ def _metrics(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _head(split: str, part: str, first: dict[str, Any], label: str, width: int) -> list[str]:
     title = ", ".join(filter(None, (split, label, part)))
     clicks = f"with {label}" if label else "clicks"
+    users = (
+        f"GAUC over {first['users']:,} users, {first['skipped_users']:,} with one class left out"
+    )
+    if not first["users"] + first["skipped_users"]:
+        users = "no users, so no GAUC"
     return [
-        f"{title}: {first['impressions']:,} impressions, {first['clicks']:,} {clicks}; GAUC over "
-        f"{first['users']:,} users, {first['skipped_users']:,} with one class left out",
+        f"{title}: {first['impressions']:,} impressions, {first['clicks']:,} {clicks}; {users}",
         " " * width + "".join(f"{column:>13}" for column in _COLUMNS),
     ]
 

@@ -70,6 +70,28 @@ def options_of(model: str, settings: Sequence[str]) -> dict[str, int | str]:
     return options
 
 
+def settings_of(model: str, models: Sequence[str], settings: Sequence[str]) -> tuple[str, ...]:
+    """Returns those settings of several models that are for one of them.
+
+    Args:
+        model: Its name.
+        models: The names of all, which share the settings.
+        settings: Each "name=value".
+
+    Returns:
+        What `options_of` takes for the model. Of an option that no model has that is for each, so
+        that it is refused.
+
+    Example:
+        >>> settings_of("dcn", ["dcn", "pnn"], ["layers=2", "products=both"])
+        ('layers=2',)
+    """
+    known = {name for one in models for name in OPTIONS.get(one, ())}
+    wanted = OPTIONS.get(model, {}).keys()
+    names = {setting: setting.partition("=")[0] for setting in settings}
+    return tuple(one for one in settings if names[one] in wanted or names[one] not in known)
+
+
 def _wanted(allowed: tuple[int, int] | tuple[str, ...]) -> str:
     if isinstance(allowed[0], int):
         return f"{allowed[0]} to {allowed[1]:,}"

@@ -21,6 +21,7 @@ from absl import flags
 
 from amstf.errors import ConfigError
 from launch import program, train
+from launch.interaction import settings_of
 from launch.run_directory import (
     AGREEMENTS,
     CHIEF,
@@ -46,7 +47,8 @@ flags.DEFINE_list(
     "models",
     None,
     f"Kinds of models that begin with random weights, each of {', '.join(MODELS)}. The flags say "
-    "how each is made; a kind that is there twice gets another --seed.",
+    "how each is made; a kind that is there twice gets another --seed, and an option of "
+    "--interaction is for those that have it.",
 )
 flags.DEFINE_bool("scratch", False, "--members: take what the runs are, and not their weights.")
 flags.DEFINE_string(
@@ -101,6 +103,7 @@ def main(arguments: list[str]) -> int:
     config = train.config_of_flags(
         dataset=FLAGS.dataset or first.dataset,
         model=MUTUAL,
+        interaction=(),
         members=members,
         agreement=FLAGS.agreement,
         mutual_weight=FLAGS.mutual_weight,
@@ -149,7 +152,11 @@ def _members_of_models() -> dict[str, RunConfig]:
     before: dict[str, int] = {}
     configs = []
     for model in FLAGS.models:
-        config = train.config_of_flags(dataset=FLAGS.dataset, model=model)
+        config = train.config_of_flags(
+            dataset=FLAGS.dataset,
+            model=model,
+            interaction=settings_of(model, FLAGS.models, FLAGS.interaction or ()),
+        )
         times = before[model] = before.get(model, -1) + 1
         configs.append(dataclasses.replace(config, seed=config.seed + times))
     return _named(configs)

@@ -244,7 +244,7 @@ def summary(directory: str) -> str:
             groups = samples.num_records(split)
             line += f"   in {groups:,} groups, {impressions / groups:.1f} samples each"
         lines.append(line)
-    lines.append("")
+    below = len(lines)
     for name in samples.manifest.images:
         store = ImageStore.open(samples.image_store_path(name))
         line = f"  {name}: {len(store):,} of {store.width} features, {store.dtype}"
@@ -264,6 +264,8 @@ def summary(directory: str) -> str:
             f"  best reachable on {part} ({best[part]['impressions']:,} samples): "
             f"{', '.join(measures) or 'one class only'}"
         )
+    if lines[below:]:
+        lines.insert(below, "")
     model = "dicm" if samples.schema.of_kind(IMAGE) else "deepfm"
     command = f"train --dataset={directory} --model={model} --out=RUN"
     if pictures := info.get("pictures"):

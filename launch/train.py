@@ -347,9 +347,8 @@ def config_of_flags(**others: Any) -> RunConfig:
     if FLAGS.patience and FLAGS.validation == NONE:
         raise ConfigError("--patience needs validations, --validation=none makes none; drop one")
     return RunConfig(
-        **others,
+        **{"interaction": tuple(FLAGS.interaction or ()), **others},
         hidden=flag_values.widths("hidden", FLAGS.hidden),
-        interaction=tuple(FLAGS.interaction or ()),
         dropout=FLAGS.dropout,
         tower=flag_values.widths("tower", FLAGS.tower),
         tower_dropout=FLAGS.tower_dropout,
@@ -434,9 +433,10 @@ def _summary(report: dict, run: RunDirectory) -> str:
 def _best_line(best: dict | None) -> str:
     if not best:
         return "no checkpoint could be evaluated"
-    named = (("AUC", "auc"), ("GAUC", "gauc"))
-    values = (f"{name} {best.get(f'validation_{key}', math.nan):.4f}" for name, key in named)
-    return f"best validation: {', '.join(values)} at step {best['step']:.0f}"
+    values = {name: best.get(f"validation_{name}", math.nan) for name in ("auc", "gauc")}
+    # There is no GAUC without users.
+    shown = [f"{k.upper()} {v:.4f}" for k, v in values.items() if k == "auc" or not math.isnan(v)]
+    return f"best validation: {', '.join(shown)} at step {best['step']:.0f}"
 
 
 if __name__ == "__main__":

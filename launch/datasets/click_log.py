@@ -63,7 +63,8 @@ class ClickLogConfig:
         buckets: Most buckets of a number, with numbers = "buckets".
         embedding_width: Of all fields.
         holdout: "random" rows or the "last" ones are validation and test.
-        folds: Parts of equal size to cut the rows in at random, one of which is the test; 0: none.
+        folds: Parts of about equal size to cut the rows in at random, one of which is the test; 0:
+            none.
         fold: Which of them, from 0.
         seed: Decides what is random.
 

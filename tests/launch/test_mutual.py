@@ -154,3 +154,6 @@ def test_what_is_refused_in_one_line(small_dataset, tmp_path):
     )
     assert "--models needs --dataset" in line("--models=lr")
     assert "model is 'cnn'; use lr or" in line("--models=cnn", f"--dataset={small_dataset}")
+    assert "interaction is 'products=all'; pnn takes products=inner|outer|both" in line(
+        "--models=dcn,pnn", f"--dataset={small_dataset}", "--interaction=layers=2,products=all"
+    )

@@ -70,6 +70,12 @@ def test_an_existing_data_set_needs_overwrite(made):
         (["movielens", "--out=x"], "error: movielens needs --ratings"),
         (["crossmedia", "--out=x"], "error: crossmedia needs --samples"),
         (["tiktok", "--out=x", "--render=y"], "error: --render draws the items of synthetic only"),
+        (
+            ["criteo", "--out=x"],
+            "error: criteo needs --source; see python -m launch.prepare --help",
+        ),
+        (["avazu", "--out=x", "--source=f", "--pca=3"], "error: --pca has no meaning for avazu"),
+        (["criteo", "--out=x", "--source=docs"], "error: docs is not a file; --source names the"),
         (["synthetic", "--out=x", "--render=y", "--pca=3"], "error: --pca is about features of im"),
         (
             ["movielens", "--out=x", "--ratings=nowhere", "--features=f.h5"],

@@ -13,6 +13,7 @@ import tf_keras as keras
 
 from amstf.schema import Field, Schema
 from models import Dicm, IdRegularization, TwoTower, build, image_tower
+from models.id_embedding import of_width
 from tests.helpers import CLICK_SCHEMA, random_batch, tensors
 
 _EPOCHS, _STEPS, _BATCH = 2, 6, 16
@@ -33,6 +34,9 @@ MODELS = {
     ),
     "din": lambda images: Dicm(_TWO_LABELS, *images, "multi_query", hidden=(8,), base="din"),
     "lr": lambda images: Dicm(_TWO_LABELS, *images, "max", base="lr"),
+    "deepfm": lambda images: Dicm(
+        of_width(_TWO_LABELS, 3), *images, "sum", hidden=(8,), base="deepfm"
+    ),
     "towers": lambda images: TwoTower(CLICK_SCHEMA, *images, hidden=(8, 4)),
     "two_stores": lambda images: Dicm(
         _TWO_STORES,

@@ -185,7 +185,7 @@ def test_forms_of_a_batch_and_saving(name, tmp_path):
     keras.utils.set_random_seed(1)
     model = build(make(name), SCHEMA)
     traced = tf.function(model, input_signature=[input_specs(SCHEMA)])
-    for size, length in ((5, 4), (1, 0)):
+    for size, length in ((5, 4), (1, 0), (0, 2)):
         batch = random_batch(SCHEMA, size, length)
         want = model(tensors(batch))
         assert want.shape == (size, 1) and want.dtype == tf.float32

@@ -40,6 +40,8 @@ def test_models_train_on_servers_as_they_do_alone(tmp_path):
     assert set(report) == set(MODELS)
     # The tables of users and items are split over the servers, the one of 7 buckets is too small.
     assert report["mlp"]["shards"] == [2, 2, 1]
+    # Users and items have one table of rows of 3 + 2 floats; lists and hashed words their own.
+    assert report["deepfm"]["shards"] == [2, 2, 2]
     # Dice's averages of the 36 units of the attention are split too, those of 8 units are not.
     parts = [name for name in report["din"]["averages"] if "part_" in name]
     assert len(parts) == 4 and len(report["din"]["averages"]) == 6
