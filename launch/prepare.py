@@ -267,7 +267,8 @@ def summary(directory: str) -> str:
     if lines[below:]:
         lines.insert(below, "")
     model = "dicm" if samples.schema.of_kind(IMAGE) else "deepfm"
-    command = f"train --dataset={directory} --model={model} --out=RUN"
+    recipe = f"--preset={info['preset']}" if "preset" in info else f"--model={model}"
+    command = f"train --dataset={directory} {recipe} --out=RUN"
     if pictures := info.get("pictures"):
         lines.append(f"  images: none yet; the items are drawn in {pictures}")
         # What a backbone gives has a large mean and small differences: models want it standardised.

@@ -19,7 +19,7 @@ from amstf.data import SampleWriter, add_info, set_image_store
 from amstf.errors import ConfigError, SampleError
 from amstf.schema import DENSE, IMAGE, NO_ID, WEIGHT_SUFFIX, WEIGHTED_SPARSE, Field, Schema
 from launch.datasets.click_log import HOLDOUTS, LAST, RANDOM, SHARE, SPLITS
-from launch.datasets.crossmedia_fields import USER, Feature, Survey, survey
+from launch.datasets.crossmedia_fields import SIDES, USER, Feature, Survey, survey
 from launch.datasets.crossmedia_images import write_store
 from launch.datasets.crossmedia_text import Impression, floats, read_impressions, weighted_ids
 from launch.datasets.missing_images import MissingImages
@@ -124,13 +124,15 @@ def prepare(
         _check_splits(config, counts)
         for writer in writers:
             writer.close()
-    for name in dict.fromkeys(field.store_name for field in schema.of_kind(IMAGE)):
+    stores = {field.store_name for field in schema.of_kind(IMAGE)}
+    for name in sorted(stores):
         set_image_store(directory, STORE_FILE, name)
     add_info(
         directory,
         source="CrossMedia",
         samples=list(samples),
         config={**dataclasses.asdict(config), "fields": dict(config.fields)},
+        **({"preset": "crossmedia"} if len(stores) == len(SIDES) else {}),
         **missing.facts(),
     )
     return counts
