@@ -20,6 +20,7 @@ FLAGS = flags.FLAGS
 _CLICK_LOGS = {"criteo": CRITEO, "avazu": AVAZU}
 _DEFAULT = CrossMediaConfig()
 _TABLE = table.TableConfig()
+_OF_TABLES = ("group", "time", "item", "list_separator")
 
 flags.DEFINE_list("samples", None, "crossmedia: text files of samples in order, plain or .gz.")
 flags.DEFINE_string(
@@ -113,7 +114,9 @@ flags.DEFINE_string(
 def _click_log(kind: str, directory: pathlib.Path) -> None:
     if FLAGS.source is None:
         raise ConfigError(f"{kind} needs --source; see {program.command_name()} --help")
-    _refuse(kind, "standardise", "pca", "combiner", "group_by_user", "images", "fields")
+    _refuse(
+        kind, "standardise", "pca", "combiner", "group_by_user", "images", "fields", *_OF_TABLES
+    )
     names = [field.name for field in dataclasses.fields(ClickLogConfig)]
     config = ClickLogConfig(**{name: FLAGS[name].value for name in names})
     click_log.prepare(
@@ -129,7 +132,7 @@ def prepare_crossmedia(directory: pathlib.Path) -> None:
     """Fills the directory with the data set of CrossMedia's files that the flags name."""
     if not FLAGS.samples:
         raise ConfigError(f"crossmedia needs --samples; see {program.command_name()} --help")
-    _refuse("crossmedia", "folds", "fold", "min_count", "numbers", "buckets", "source", "item")
+    _refuse("crossmedia", "source", "min_count", "numbers", "buckets", "folds", "fold", *_OF_TABLES)
     config = CrossMediaConfig(
         fields=crossmedia_fields.parse_fields(FLAGS.fields or ()),
         label_names=tuple(FLAGS.label_names or ()),

@@ -203,6 +203,7 @@ def prepare(
             for name in log.image_lists:
                 missing.add([image for row in values[name] for image in row])
         counts = {split: w.num_written for split, w in zip(SPLITS, writers, strict=True)}
+        check_splits(config.holdout, counts)
         for writer in writers:
             writer.close()
     described = {c.field.name: c.described for c in columns if c.described}
@@ -217,6 +218,18 @@ def prepare(
         **missing.facts(),
     )
     return counts
+
+
+def check_splits(holdout: str, counts: Mapping[str, int]) -> None:
+    """Raises SampleError if a split is empty, which could not be trained on or measured."""
+    empty = [split for split, count in counts.items() if not count]
+    if empty:
+        cure = "give more of them"
+        if holdout == LAST:
+            cure += ", or --holdout=random if times hardly differ"
+        raise SampleError(
+            f"of {sum(counts.values()):,} samples none is in {' and '.join(empty)}; {cure}"
+        )
 
 
 class _Splits:
@@ -270,7 +283,7 @@ def time_values(block: Block, name: str) -> np.ndarray:
         SampleError: Naming the row, if one is neither a number nor a date as of ISO 8601.
     """
     column = block.columns[name]
-    if pa.types.is_string(column.type):
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         with contextlib.suppress(pa.ArrowInvalid):  # Numbers then, or named below.
             column = column.cast(pa.timestamp("us"))
     if pa.types.is_temporal(column.type):

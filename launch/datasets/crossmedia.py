@@ -18,7 +18,7 @@ import numpy as np
 from amstf.data import SampleWriter, add_info, set_image_store
 from amstf.errors import ConfigError, SampleError
 from amstf.schema import DENSE, IMAGE, NO_ID, WEIGHT_SUFFIX, WEIGHTED_SPARSE, Field, Schema
-from launch.datasets.click_log import HOLDOUTS, LAST, RANDOM, SHARE, SPLITS
+from launch.datasets.click_log import HOLDOUTS, LAST, RANDOM, SHARE, SPLITS, check_splits
 from launch.datasets.crossmedia_fields import SIDES, USER, Feature, Survey, survey
 from launch.datasets.crossmedia_images import write_store
 from launch.datasets.crossmedia_text import Impression, floats, read_impressions, weighted_ids
@@ -121,7 +121,7 @@ def prepare(
                     ids = sample[feature.name]
                     missing.add(ids if isinstance(ids, list) else [ids])
         counts = {s: w.num_written for s, w in zip(SPLITS, writers, strict=True)}
-        _check_splits(config, counts)
+        check_splits(config.holdout, counts)
         for writer in writers:
             writer.close()
     stores = {field.store_name for field in schema.of_kind(IMAGE)}
@@ -241,14 +241,3 @@ def _splits(config: CrossMediaConfig, found: Survey) -> Callable[[Impression], i
         return split
 
     return split_of
-
-
-def _check_splits(config: CrossMediaConfig, counts: Mapping[str, int]) -> None:
-    empty = [split for split, count in counts.items() if not count]
-    if empty:
-        cure = "give more lines"
-        if config.holdout == LAST:
-            cure += ", or --holdout=random if timestamps hardly differ"
-        raise SampleError(
-            f"of {sum(counts.values()):,} lines none is in {' and '.join(empty)}; {cure}"
-        )

@@ -28,7 +28,7 @@ def random_images(count: int, width: int, seed: int = 0) -> dict[int, np.ndarray
 def random_lines(groups: int, images: Sequence[int], seed: int = 0) -> list[str]:
     """Makes impressions as CrossMedia's example has them, in groups of one to four.
 
-    A click is likelier the more of the ad's dense feature there is, and by the ad's image.
+    A click is likelier if the first number of the ad's first dense feature is above one half.
     """
     rng = np.random.default_rng(seed)
 

@@ -200,7 +200,9 @@ def test_wishes_that_the_lines_do_not_have(tmp_path, flags, message):
 
 
 def test_what_cannot_be_held_out_or_found(tmp_path, prefix):
-    with pytest.raises(SampleError, match=r"of 9 lines none is in validation and test; .*=random"):
+    with pytest.raises(
+        SampleError, match=r"of 9 samples none is in validation and test; .*=random"
+    ):
         prepare(tmp_path, [line()] * 9, config=CrossMediaConfig(holdout="last"))
     with pytest.raises(ConfigError, match="no feature is of images by its name; say which"):
         prepare(tmp_path, many(), prefix)
