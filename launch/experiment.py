@@ -10,6 +10,7 @@ warm_up        starting from the model of earlier data: nothing, all but ids, al
 prerank        two towers without and with images (Table 8)
 tuning         settings, by the validation split alone
 mutual         models trained together, from scratch and after training alone (arXiv 2406.12087)
+signal         ways to make a small signal in images pay: narrow, pre-trained, regularised E
 content        vectors of videos, for new and for known items
 
 Trains and measures what has no result yet, in this experiment or in another one on the same data,

@@ -86,6 +86,9 @@ flags.DEFINE_integer(
     "shows; 0: the features.",
     lower_bound=0,
 )
+flags.DEFINE_bool(
+    "whiten", False, "Whether each component of --pca gets variance 1, which trains sooner."
+)
 flags.DEFINE_enum(
     "combiner",
     None,
@@ -221,8 +224,10 @@ def main(arguments: list[str]) -> int | None:
         _check_render(arguments[0])
     with new_dataset(FLAGS.out, overwrite=FLAGS.overwrite) as directory:
         _PREPARE[arguments[0]](directory)
-        if FLAGS.standardise or FLAGS.pca:
-            feature_map.apply(directory, standardise=FLAGS.standardise, pca=FLAGS.pca)
+        if FLAGS.standardise or FLAGS.pca or FLAGS.whiten:
+            feature_map.apply(
+                directory, standardise=FLAGS.standardise, pca=FLAGS.pca, whiten=FLAGS.whiten
+            )
         if FLAGS.combiner:
             _set_combiner(directory, FLAGS.combiner)
     print(summary(FLAGS.out))
@@ -313,7 +318,7 @@ def _synthetic(directory: pathlib.Path) -> None:
 def _check_render(kind: str) -> None:
     if kind != "synthetic":
         raise ConfigError(f"--render draws the items of synthetic only; got {kind}")
-    for name in ("standardise", "pca", "image_dtype", "image_width"):
+    for name in ("standardise", "pca", "whiten", "image_dtype", "image_width"):
         if FLAGS[name].present:
             raise ConfigError(
                 f"--{name} is about features of images, and with --render there are none before "

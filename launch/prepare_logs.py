@@ -115,7 +115,15 @@ def _click_log(kind: str, directory: pathlib.Path) -> None:
     if FLAGS.source is None:
         raise ConfigError(f"{kind} needs --source; see {program.command_name()} --help")
     _refuse(
-        kind, "standardise", "pca", "combiner", "group_by_user", "images", "fields", *_OF_TABLES
+        kind,
+        "standardise",
+        "pca",
+        "whiten",
+        "combiner",
+        "group_by_user",
+        "images",
+        "fields",
+        *_OF_TABLES,
     )
     names = [field.name for field in dataclasses.fields(ClickLogConfig)]
     config = ClickLogConfig(**{name: FLAGS[name].value for name in names})
@@ -156,7 +164,7 @@ def prepare_table(directory: pathlib.Path) -> None:
     """Fills the directory with the data set of the table that the flags name."""
     if not FLAGS.source:
         raise ConfigError(f"table needs --source; see {program.command_name()} --help")
-    _refuse("table", "samples", "image_ids", "image_dtype", "standardise", "pca")
+    _refuse("table", "samples", "image_ids", "image_dtype", "standardise", "pca", "whiten")
     config = table.TableConfig(
         fields=table.parse_fields(FLAGS.fields or ()),
         label_threshold=FLAGS.label_threshold,

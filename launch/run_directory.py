@@ -55,7 +55,10 @@ AGREEMENTS = ("squared", "logit", "kl")
 NO_IMAGES, AD_IMAGE, BEHAVIOUR_IMAGES, BOTH_IMAGES = IMAGES = ("none", "ad", "behaviours", "both")
 """Images that a model sees."""
 
-AGGREGATORS = ("sum", "mean", "max", "concat", "attentive", "multi_query")
+AGGREGATORS = (
+    "sum", "mean", "max", "concat", "attentive", "multi_query", "attentive_mean",
+    "multi_query_mean",
+)  # fmt: skip
 """As `models.AGGREGATORS`, which would take TensorFlow to import."""
 
 ACTIVATIONS = ("prelu", "relu", "elu", "gelu", "swish", "tanh")

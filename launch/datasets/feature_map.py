@@ -52,7 +52,14 @@ class FeatureMap:
         return ((features - self.mean) @ self.matrix).astype(np.float32)
 
 
-def fit(mean: np.ndarray, covariance: np.ndarray, *, standardise: bool, pca: int) -> FeatureMap:
+def fit(
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    *,
+    standardise: bool,
+    pca: int,
+    whiten: bool = False,
+) -> FeatureMap:
     """Returns the map for features of this mean and covariance.
 
     Args:
@@ -63,6 +70,8 @@ def fit(mean: np.ndarray, covariance: np.ndarray, *, standardise: bool, pca: int
         pca: Principal components to keep, those of the largest variance first (after
             `standardise`); 0 keeps the features. The sign of a component is such that its largest
             weight is positive.
+        whiten: Whether each component gets variance 1, which a network learns from sooner: the
+            first components are many times as large as the others.
     """
     deviation = np.sqrt(np.diag(covariance))
     # What is left of a constant column's deviation is rounding, which must not be blown up.
@@ -78,16 +87,27 @@ def fit(mean: np.ndarray, covariance: np.ndarray, *, standardise: bool, pca: int
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(pca)])
     total = variances.sum()
     explained = float(variances[:pca].sum() / total) if total else 1.0
+    if whiten:
+        # Of components without variance there is only rounding, as of constant columns.
+        kept = variances[:pca] > 1e-12 * max(total, 1e-300)
+        axes = axes * np.where(kept, 1 / np.sqrt(np.where(kept, variances[:pca], 1)), 0.0)
     return FeatureMap(mean, scale[:, None] * axes, explained)
 
 
-def apply(directory: str | os.PathLike[str], *, standardise: bool = False, pca: int = 0) -> None:
+def apply(
+    directory: str | os.PathLike[str],
+    *,
+    standardise: bool = False,
+    pca: int = 0,
+    whiten: bool = False,
+) -> None:
     """Writes all stores of a data set anew, with mapped features.
 
     Args:
         directory: The data set directory; its stores are files in it.
         standardise: See `fit`.
         pca: See `fit`.
+        whiten: See `fit`.
 
     Raises:
         ConfigError: If a store has fewer features than `pca`, or more than PCA can take.
@@ -101,7 +121,9 @@ def apply(directory: str | os.PathLike[str], *, standardise: bool = False, pca: 
         store = ImageStore.open(samples.image_store_path(name))
         path = pathlib.Path(directory, f"{pathlib.Path(store.paths[0]).stem}.h5")
         mapped = path.with_suffix(".mapped.h5")
-        apply_to_store(samples, name, store, mapped, standardise=standardise, pca=pca)
+        apply_to_store(
+            samples, name, store, mapped, standardise=standardise, pca=pca, whiten=whiten
+        )
         for old in store.paths:
             pathlib.Path(old).unlink()
         mapped.rename(path)
@@ -118,6 +140,7 @@ def apply_to_store(
     *,
     standardise: bool = False,
     pca: int = 0,
+    whiten: bool = False,
     dtype: str | None = None,
 ) -> None:
     """Writes a store of mapped features, and the map beside it.
@@ -129,12 +152,16 @@ def apply_to_store(
         out: The store to write.
         standardise: See `fit`.
         pca: See `fit`.
+        whiten: See `fit`.
         dtype: Stored type; None for that of `store`.
 
     Raises:
-        ConfigError: If the store has fewer features than `pca`, or more than PCA can take.
+        ConfigError: If the store has fewer features than `pca`, or more than PCA can take, or
+            there is nothing to whiten.
         SampleError: If the training split shows no image of the store.
     """
+    if whiten and not pca:
+        raise ConfigError("--whiten is for the components of --pca; ask for these, or leave it out")
     if pca > store.width:
         raise ConfigError(
             f"--pca is {pca}, and the store {name!r} holds {store.width} features an image; "
@@ -148,8 +175,10 @@ def apply_to_store(
     ids = shown_images(samples, name, store)
     if not len(ids):
         raise SampleError(f"training shows no image of the store {name!r} to fit a map on")
-    found = fit(*_moments(store, ids, full=bool(pca)), standardise=standardise, pca=pca)
-    _write(store, out, found, len(ids), standardise, pca, dtype or store.dtype)
+    moments = _moments(store, ids, full=bool(pca))
+    found = fit(*moments, standardise=standardise, pca=pca, whiten=whiten)
+    made = {"standardised": standardise, "pca_width": pca, "whitened": whiten}
+    _write(store, out, found, len(ids), made, dtype or store.dtype)
 
 
 def shown_images(samples: Samples, name: str, store: ImageStore) -> np.ndarray:
@@ -192,15 +221,13 @@ def _write(
     out: pathlib.Path,
     found: FeatureMap,
     fitted: int,
-    standardise: bool,
-    pca: int,
+    made: dict[str, bool | int],
     dtype: str,
 ) -> None:
     attributes = {
         **store.attributes,
         "raw_width": store.width,
-        "standardised": standardise,
-        "pca_width": pca,
+        **made,
         "explained_variance": round(found.explained, 6),
         "fitted_on": f"{fitted} images that training shows",
         MAP: f"{out.stem.removesuffix('.mapped')}.map.npz",

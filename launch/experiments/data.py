@@ -115,8 +115,8 @@ DATA: Mapping[str, Data] = {
         ),
         metrics=(AUC, GAUC, NEW_AUC),
         settings={
-            IDS: _SYNTHETIC,
-            IMAGES: {**_SYNTHETIC, "tower": (64, 12)},
+            IDS: {**_SYNTHETIC, "id_l2": 1.0, "id_dropout": 0.5},
+            IMAGES: {**_SYNTHETIC, "id_dropout": 0.9, "tower": (64, 12)},
             JOINT: {"image_products": True},
         },
         segment_steps=188,
