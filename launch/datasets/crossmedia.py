@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,9 @@ def prepare(
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    found = survey(read_impressions(samples, "looking"), config.fields, images is not None)
+    # What is malformed should be found before hours of copying images.
+    seen = _with_good_labels(config, read_impressions(samples, "looking"))
+    found = survey(seen, config.fields, images is not None)
     schema = make_schema(config, found)
     store = None
     if images is not None:
@@ -110,9 +112,10 @@ def prepare(
             for split in SPLITS
         ]
         for impression in read_impressions(samples, "writing"):
+            values = zip(labels, _labels(config, impression), strict=True)
             try:
                 sample = _sample(found.features, impression)
-                sample |= _labels(labels, config.label_threshold, impression)
+                sample |= values
                 writers[split_of(impression)].write(sample)
             except (ValueError, SampleError) as error:
                 raise SampleError(f"{impression.where}: {error}") from None
@@ -208,19 +211,25 @@ def _sample(features: Iterable[Feature], impression: Impression) -> dict[str, An
     return sample
 
 
-def _labels(
-    names: Sequence[str], threshold: float | None, impression: Impression
-) -> dict[str, float]:
+def _labels(config: CrossMediaConfig, impression: Impression) -> tuple[float, ...]:
     values = impression.labels
-    if threshold is not None:
-        values = tuple(float(value > threshold) for value in values)
-    for name, value in zip(names, values, strict=True):
+    if config.label_threshold is not None:
+        values = tuple(float(value > config.label_threshold) for value in values)
+    for value in values:
         if value not in (0, 1):
-            raise ValueError(
-                f"label {name!r} is {value:g}, wanted 0 or 1; --label_threshold=0.5 makes 1 of "
-                "what is above"
+            raise SampleError(
+                f"{impression.where}: a label is {value:g}, wanted 0 or 1; --label_threshold=0.5 "
+                "makes 1 of what is above"
             )
-    return dict(zip(names, values, strict=True))
+    return values
+
+
+def _with_good_labels(
+    config: CrossMediaConfig, impressions: Iterable[Impression]
+) -> Iterator[Impression]:
+    for impression in impressions:
+        _labels(config, impression)
+        yield impression
 
 
 def _splits(config: CrossMediaConfig, found: Survey) -> Callable[[Impression], int]:

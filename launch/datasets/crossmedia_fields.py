@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from amstf.errors import ConfigError, SampleError
 from amstf.schema import DENSE, IMAGE, SPARSE
-from launch.datasets.crossmedia_text import Impression, are_plain_ids
+from launch.datasets.crossmedia_text import Impression, are_plain_ids, check
 from launch.datasets.number_columns import UniformSample
 
 KINDS = (SPARSE, DENSE, IMAGE)
@@ -140,6 +140,10 @@ def survey(
                         f"{impression.where}: feature {name!r} is {side.upper()}'s here and "
                         f"{own.side.upper()}'s before; give each a name"
                     )
+                try:
+                    check(value)
+                except ValueError as error:
+                    raise SampleError(f"{impression.where}: feature {name!r}: {error}") from None
                 own.add(value, impression)
         pending.append(impression.time)
         if len(pending) == 1 << 16:

@@ -170,6 +170,17 @@ def floats(value: str) -> list[float]:
     return list(map(float, parts))
 
 
+def check(value: str) -> None:
+    """Does what `weighted_ids` or `floats` does of a value that may be either, and returns nothing.
+
+    Raises:
+        ValueError: Saying which part is none.
+    """
+    is_sparse = ":" in value
+    if value and not (_IDS if is_sparse else _FLOATS).fullmatch(value):
+        (weighted_ids if is_sparse else floats)(value)
+
+
 def are_plain_ids(value: str) -> bool:
     """Whether a value is whole numbers alone, which are ids or floats.
 

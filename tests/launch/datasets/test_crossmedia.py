@@ -167,7 +167,7 @@ def test_images_that_are_not_there_are_counted(tmp_path, prefix):
         (line(ad="ad0@0.5,1"), "feature 'ad0' has another number of values than the 1 before"),
         (line(ad="ad0@x"), "feature 'ad0': got 'x', wanted a number such as 0.96"),
         (line(ad=""), "feature 'ad0': got nothing, wanted 1 numbers"),
-        (line(labels="0.5"), "label 'click' is 0.5, wanted 0 or 1; --label_threshold"),
+        (line(labels="0.5"), "a label is 0.5, wanted 0 or 1; --label_threshold"),
         (line(labels="1,0"), "got 2 labels, the lines before have 1"),
         (line(labels="nan"), "labels are 'nan', wanted numbers"),
         (line(time="1.5"), "the timestamp is '1.5', wanted a whole number"),
