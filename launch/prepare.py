@@ -201,6 +201,12 @@ flags.DEFINE_integer(
     _DEFAULT.style_width,
     "synthetic: dimensions of style and taste; more of them are harder to learn.",
 )
+flags.DEFINE_float(
+    "taste_drift",
+    _DEFAULT.taste_drift,
+    "synthetic: radians by which a user's tastes turn over the whole log; with more of it earlier "
+    "clicks say what the user's id does not.",
+)
 flags.DEFINE_integer(
     "interests",
     _DEFAULT.interests,
