@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -114,6 +115,9 @@ _BY_NAME: dict[str, Callable[..., Aggregator]] = {
     "concat": ConcatPooling,
     "attentive": AttentivePooling,
     "multi_query": MultiQueryAttentivePooling,
+    # Weights of a sum of 1: the mean is where they begin, which needs fewer samples to be of use.
+    "attentive_mean": functools.partial(AttentivePooling, softmax=True),
+    "multi_query_mean": functools.partial(MultiQueryAttentivePooling, softmax=True),
 }
 
 AGGREGATORS = tuple(_BY_NAME)

@@ -360,5 +360,9 @@ def test_bad_input_is_named():
     made = [type(make_aggregator(name, 2)) for name in AGGREGATORS]
     assert made == [
         SumPooling, MeanPooling, MaxPooling, ConcatPooling, AttentivePooling,
-        MultiQueryAttentivePooling,
+        MultiQueryAttentivePooling, AttentivePooling, MultiQueryAttentivePooling,
     ]  # fmt: skip
+    of_softmax = [
+        name for name in AGGREGATORS if make_aggregator(name, 2).get_config().get("softmax")
+    ]
+    assert of_softmax == ["attentive_mean", "multi_query_mean"]
