@@ -153,10 +153,10 @@ DATA: Mapping[str, Data] = {
         ),
         metrics=(AUC, GAUC, NEW_AUC),
         settings={
-            IDS: {**_SYNTHETIC, "id_l2": 1.0, "id_dropout": 0.5},
-            IMAGES: {**_SYNTHETIC, "id_dropout": 0.9, "tower": (64, 12)},
+            IDS: {**_SYNTHETIC, "id_l2": 0.3, "id_dropout": 0.5},
+            IMAGES: {**_SYNTHETIC, "id_l2": 0.1, "id_dropout": 0.9, "tower": (64, 12)},
             # What an ad's id would say, its image does; where it is not seen the id is needed.
-            BEHAVIOURS: {"aggregator": "mean", "id_l2": 1.0, "id_dropout": 0.5},
+            BEHAVIOURS: {"aggregator": "mean", "id_l2": 0.3, "id_dropout": 0.5},
             JOINT: {"aggregator": "multi_query", "image_products": True},
         },
         segment_steps=188,
