@@ -69,6 +69,7 @@ flags.DEFINE_bool(
 flags.DEFINE_integer(
     "pca", 0, "convert: store so many principal components instead; 0: the features.", lower_bound=0
 )
+flags.DEFINE_bool("whiten", False, "convert: whether each component of --pca gets variance 1.")
 flags.DEFINE_string(
     "store",
     None,
@@ -105,7 +106,7 @@ def main(arguments: list[str]) -> int | None:
     from amstf.store import ImageStore
 
     stores = [ImageStore.open(path) for path in paths]
-    if command == "convert" and (FLAGS.standardise or FLAGS.pca):
+    if command == "convert" and (FLAGS.standardise or FLAGS.pca or FLAGS.whiten):
         _map(stores[0])
     elif command in ("merge", "split", "convert"):
         _rewrite(command, stores)
@@ -181,6 +182,7 @@ def _map(store) -> None:  # type: ignore[no-untyped-def]
         out,
         standardise=FLAGS.standardise,
         pca=FLAGS.pca,
+        whiten=FLAGS.whiten,
         dtype=FLAGS.dtype,
     )
     written = ImageStore.open(out)

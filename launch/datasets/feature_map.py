@@ -52,7 +52,14 @@ class FeatureMap:
         return ((features - self.mean) @ self.matrix).astype(np.float32)
 
 
-def fit(mean: np.ndarray, covariance: np.ndarray, *, standardise: bool, pca: int) -> FeatureMap:
+def fit(
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    *,
+    standardise: bool,
+    pca: int,
+    whiten: bool = False,
+) -> FeatureMap:
     """Returns the map for features of this mean and covariance.
 
     Args:
@@ -63,6 +70,8 @@ def fit(mean: np.ndarray, covariance: np.ndarray, *, standardise: bool, pca: int
         pca: Principal components to keep, those of the largest variance first (after
             `standardise`); 0 keeps the features. The sign of a component is such that its largest
             weight is positive.
+        whiten: Whether each component gets variance 1, which a network learns from sooner: the
+            first components are many times as large as the others.
     """
     deviation = np.sqrt(np.diag(covariance))
     # What is left of a constant column's deviation is rounding, which must not be blown up.
@@ -78,16 +87,27 @@ def fit(mean: np.ndarray, covariance: np.ndarray, *, standardise: bool, pca: int
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(pca)])
     total = variances.sum()
     explained = float(variances[:pca].sum() / total) if total else 1.0
+    if whiten:
+        # Of components without variance there is only rounding, as of constant columns.
+        kept = variances[:pca] > 1e-12 * max(total, 1e-300)
+        axes = axes * np.where(kept, 1 / np.sqrt(np.where(kept, variances[:pca], 1)), 0.0)
     return FeatureMap(mean, scale[:, None] * axes, explained)
 
 
-def apply(directory: str | os.PathLike[str], *, standardise: bool = False, pca: int = 0) -> None:
+def apply(
+    directory: str | os.PathLike[str],
+    *,
+    standardise: bool = False,
+    pca: int = 0,
+    whiten: bool = False,
+) -> None:
     """Writes all stores of a data set anew, with mapped features.
 
     Args:
         directory: The data set directory; its stores are files in it.
         standardise: See `fit`.
         pca: See `fit`.
+        whiten: See `fit`.
 
     Raises:
         ConfigError: If a store has fewer features than `pca`, or more than PCA can take.
@@ -95,15 +115,21 @@ def apply(directory: str | os.PathLike[str], *, standardise: bool = False, pca: 
     """
     samples = Samples.open(directory)
     for name in samples.manifest.images:
+        same = _of_one_file(samples, name)
+        if name != same[0]:
+            continue
         store = ImageStore.open(samples.image_store_path(name))
         path = pathlib.Path(directory, f"{pathlib.Path(store.paths[0]).stem}.h5")
         mapped = path.with_suffix(".mapped.h5")
-        apply_to_store(samples, name, store, mapped, standardise=standardise, pca=pca)
+        apply_to_store(
+            samples, name, store, mapped, standardise=standardise, pca=pca, whiten=whiten
+        )
         for old in store.paths:
             pathlib.Path(old).unlink()
         mapped.rename(path)
         _map_file(mapped).rename(_map_file(path))
-        set_image_store(directory, path.name, name)
+        for other in same:
+            set_image_store(directory, path.name, other)
 
 
 def apply_to_store(
@@ -114,6 +140,7 @@ def apply_to_store(
     *,
     standardise: bool = False,
     pca: int = 0,
+    whiten: bool = False,
     dtype: str | None = None,
 ) -> None:
     """Writes a store of mapped features, and the map beside it.
@@ -125,12 +152,16 @@ def apply_to_store(
         out: The store to write.
         standardise: See `fit`.
         pca: See `fit`.
+        whiten: See `fit`.
         dtype: Stored type; None for that of `store`.
 
     Raises:
-        ConfigError: If the store has fewer features than `pca`, or more than PCA can take.
+        ConfigError: If the store has fewer features than `pca`, or more than PCA can take, or
+            there is nothing to whiten.
         SampleError: If the training split shows no image of the store.
     """
+    if whiten and not pca:
+        raise ConfigError("--whiten is for the components of --pca; ask for these, or leave it out")
     if pca > store.width:
         raise ConfigError(
             f"--pca is {pca}, and the store {name!r} holds {store.width} features an image; "
@@ -144,18 +175,30 @@ def apply_to_store(
     ids = shown_images(samples, name, store)
     if not len(ids):
         raise SampleError(f"training shows no image of the store {name!r} to fit a map on")
-    found = fit(*_moments(store, ids, full=bool(pca)), standardise=standardise, pca=pca)
-    _write(store, out, found, len(ids), standardise, pca, dtype or store.dtype)
+    moments = _moments(store, ids, full=bool(pca))
+    found = fit(*moments, standardise=standardise, pca=pca, whiten=whiten)
+    made = {"standardised": standardise, "pca_width": pca, "whitened": whiten}
+    _write(store, out, found, len(ids), made, dtype or store.dtype)
 
 
 def shown_images(samples: Samples, name: str, store: ImageStore) -> np.ndarray:
-    """Returns the images of a store that the training split shows, ascending, int64 [n]."""
-    fields = [f.name for f in samples.schema.of_kind(IMAGE) if f.store_name == name]
+    """Returns the images of a store that the training split shows, ascending, int64 [n].
+
+    Those of other stores of the same file too, which share its features.
+    """
+    names = _of_one_file(samples, name)
+    fields = [f.name for f in samples.schema.of_kind(IMAGE) if f.store_name in names]
     shown: set[int] = set()
     for batch in samples.dataset("train", 4096, fields=fields, only_inputs=False):
         for field in fields:
             shown.update(np.unique(batch[field].numpy()).tolist())
     return np.intersect1d(np.array(sorted(shown), np.int64), store.ids)
+
+
+def _of_one_file(samples: Samples, name: str) -> list[str]:
+    """Returns the names of all stores that are the file of this one."""
+    images = samples.manifest.images
+    return [n for n in images if images[n] == images[name]] if name in images else [name]
 
 
 def _moments(store: ImageStore, ids: np.ndarray, *, full: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -178,15 +221,13 @@ def _write(
     out: pathlib.Path,
     found: FeatureMap,
     fitted: int,
-    standardise: bool,
-    pca: int,
+    made: dict[str, bool | int],
     dtype: str,
 ) -> None:
     attributes = {
         **store.attributes,
         "raw_width": store.width,
-        "standardised": standardise,
-        "pca_width": pca,
+        **made,
         "explained_variance": round(found.explained, 6),
         "fitted_on": f"{fitted} images that training shows",
         MAP: f"{out.stem.removesuffix('.mapped')}.map.npz",

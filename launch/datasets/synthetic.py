@@ -8,7 +8,8 @@ variance before they are scaled by a strength:
     logit P(click) = bias + propensity(u)
                      + visible(z) + hidden(i)        quality, seen in the image | by the id only
                      + taste(w, z)                   needs the images (or very many clicks per id)
-                                                     the best of the user's interests, if several
+                                                     the best of the user's interests, if several;
+                                                     w turns by `taste_drift` in the course of time
                      + ids(brand, gender, category, age, hour)
 
 so IDs alone learn much about items with history, images more, and about new items only images and
@@ -275,15 +276,28 @@ def _match(
     config: SyntheticConfig, taste: np.ndarray, user: np.ndarray, style: np.ndarray
 ) -> np.ndarray:
     """Returns how the styles [N, style_width] of the shown items match their users' tastes [N]."""
-    match = np.einsum("nk,nk->n", taste[user], style)
-    if config.interests == 1:
-        return match
-    # A generator of its own: data of one interest stay what they were.
+    # Generators of their own: data of one interest, or without drift, stay what they were.
     rng = np.random.default_rng([config.seed, 3])
-    for _ in range(config.interests - 1):
-        another = _directions(rng, *taste.shape)
-        match = np.maximum(match, np.einsum("nk,nk->n", another[user], style))
-    return _unit(match)
+    others = [_directions(rng, *taste.shape) for _ in range(config.interests - 1)]
+    of_drift = np.random.default_rng([config.seed, 5])
+    angle = config.taste_drift * np.linspace(0, 1, len(user))
+    match = np.full(len(user), -np.inf)
+    for one in (taste, *others):
+        now = np.einsum("nk,nk->n", one[user], style)
+        if config.taste_drift:
+            towards = _across(of_drift, one)
+            turned = np.einsum("nk,nk->n", towards[user], style)
+            now = np.cos(angle) * now + np.sin(angle) * turned
+        match = np.maximum(match, now)
+    return _unit(match) if config.interests > 1 else match
+
+
+def _across(rng: np.random.Generator, directions: np.ndarray) -> np.ndarray:
+    """Returns for each direction [n, width] one at a right angle to it; zeros if there is none."""
+    others = rng.normal(size=directions.shape)
+    others -= np.einsum("nk,nk->n", others, directions)[:, None] * directions
+    length = np.linalg.norm(others, axis=1, keepdims=True)
+    return np.where(length > 1e-9, others / np.maximum(length, 1e-9), 0.0)
 
 
 def image_features(config: SyntheticConfig, style: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from amstf.errors import ConfigError
 
@@ -37,6 +38,8 @@ class SyntheticConfig:
         taste: Strength of the match of taste and style.
         interests: Tastes of a user; an item is liked as the one likes it that likes it best. With
             several the mean of a user's behaviours says little, and attention is needed.
+        taste_drift: Angle in radians by which each taste of a user turns from the first to the last
+            impression. What was clicked lately then says more than what a user's id has learnt.
         id_effects: Strength of what brand, gender, category, age and hour add.
         image_noise: Standard deviation of the noise of a feature, where the signal has 1.
         text_width: Features of an item's title; 0 for a data set without titles.
@@ -68,6 +71,7 @@ class SyntheticConfig:
     id_effects: float = 0.3
     image_noise: float = 0.3
     interests: int = 1
+    taste_drift: float = 0.0
     text_width: int = 0
 
     def __post_init__(self) -> None:
@@ -85,6 +89,11 @@ class SyntheticConfig:
                 raise ConfigError(
                     f"--{name} is {getattr(self, name)}; it is a share, from 0 to less than 1"
                 )
+        if not 0 <= self.taste_drift < math.inf:
+            raise ConfigError(
+                f"--taste_drift is {self.taste_drift}; it is an angle in radians, from 0 to less "
+                "than infinity"
+            )
         if self.validation_share + self.test_share >= 1:
             raise ConfigError(
                 f"--validation_share {self.validation_share} and --test_share {self.test_share} "

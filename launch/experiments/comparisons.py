@@ -5,20 +5,33 @@ An experiment is a few variants of a run; copy one to make another.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping
 
 from launch.datasets.halves import FIRST, SECOND
-from launch.experiments.plan import AUC, IDS, IMAGES, JOINT, VALIDATION_AUC, Experiment, Variant
+from launch.experiments.plan import (
+    AUC,
+    BEHAVIOURS,
+    IDS,
+    IMAGES,
+    JOINT,
+    VALIDATION_AUC,
+    Experiment,
+    Variant,
+)
 
 _IDS = Variant({"model": "embedding_mlp"}, family=IDS)
 _CLICKS = ("synthetic", "movielens")
+_LOGS = ("criteo", "avazu")
 _ALL = (*_CLICKS, "tiktok-new", "tiktok-known")
 
 
-def _dicm(aggregator: str = "multi_query", **changes: object) -> Variant:
-    family = IMAGES if "images" in changes else JOINT
-    return Variant({"model": "dicm", "aggregator": aggregator, **changes}, family=family)
+def _dicm(aggregator: str = "", **changes: object) -> Variant:
+    """DICM with that aggregator, or with the one of the data set's settings."""
+    family = {"ad": IMAGES, "behaviours": BEHAVIOURS}.get(str(changes.get("images")), JOINT)
+    named = {"aggregator": aggregator} if aggregator else {}
+    return Variant({"model": "dicm", **named, **changes}, family=family)
 
 
 def _tuning() -> dict[str, Variant]:
@@ -32,16 +45,21 @@ def _tuning() -> dict[str, Variant]:
     return variants
 
 
-_IMAGES_BESIDE: Mapping[str, object] = {"images": "both", "aggregator": "sum"}
+_IMAGES_BESIDE: Mapping[str, object] = {"images": "both"}
 _LONGER = ", longer"
 
 
-def _mutual(alone: Mapping[str, Variant], tuning: Mapping[str, object]) -> dict[str, Variant]:
+def _mutual(
+    alone: Mapping[str, Variant],
+    tuning: Mapping[str, object],
+    ways: Mapping[str, Mapping[str, object]] | None = None,
+) -> dict[str, Variant]:
     """Models alone and together, from the start and after training alone, and the fair control.
 
     Args:
         alone: The models by name, from two on; the first of them are those of N = 2, 3, 4, 6.
         tuning: What differs in training that begins with trained models.
+        ways: Other ways to train four together by name -> what differs.
     """
     names = tuple(alone)
     variants = dict(alone)
@@ -51,12 +69,16 @@ def _mutual(alone: Mapping[str, Variant], tuning: Mapping[str, object]) -> dict[
             changes, family=variant.family, after=name, baseline=name
         )
     four = names[:4]
-    variants["average of 4"] = Variant({"epochs": 0}, members=four)
-    variants["4 from scratch"] = Variant({}, members=four, is_scratch=True)
+    # Of the whole: passes, patience, batches.
+    together = functools.partial(Variant, family=alone[names[0]].family)
+    variants["average of 4"] = together({"epochs": 0}, members=four)
+    variants["4 from scratch"] = together({}, members=four, is_scratch=True)
     for pair in itertools.combinations(four, 2):
-        variants[" and ".join(pair)] = Variant(dict(tuning), members=pair)
+        variants[" and ".join(pair)] = together(dict(tuning), members=pair)
     for count in (3, 4, 6):
-        variants[f"{count} together"] = Variant(dict(tuning), members=names[:count])
+        variants[f"{count} together"] = together(dict(tuning), members=names[:count])
+    for way, changes in (ways or {}).items():
+        variants[f"4 together, {way}"] = together({**tuning, **changes}, members=four)
     return variants
 
 
@@ -65,17 +87,17 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         title="Which images help (Table 3)",
         variants={
             "ids": _IDS,
-            "ad image": _dicm("sum", images="ad"),
-            "behaviour images": _dicm("sum", images="behaviours"),
+            "ad image": _dicm(images="ad"),
+            "behaviour images": _dicm(images="behaviours"),
             "joint": _dicm(),
         },
         baseline="ids",
-        data=_ALL,
+        data=(*_ALL, "movielens-raw"),
     ),
     "aggregators": Experiment(
         title="How the images of behaviours are aggregated (Table 4)",
         variants={
-            "no behaviours": _dicm("sum", images="ad"),
+            "no behaviours": _dicm(images="ad"),
             **{name: _dicm(name) for name in ("concat", "max", "sum", "attentive", "multi_query")},
         },
         baseline="no behaviours",
@@ -87,7 +109,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             "lr": Variant({"model": "lr"}, family=IDS),
             "lr + images": Variant({"model": "lr", **_IMAGES_BESIDE}, family=JOINT),
             "embedding_mlp": _IDS,
-            "embedding_mlp + images": _dicm("sum"),
+            "embedding_mlp + images": _dicm(),
             "din": Variant({"model": "din"}, family=IDS),
             "din + images": Variant({"model": "din", **_IMAGES_BESIDE}, family=JOINT),
         },
@@ -116,7 +138,9 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         title="Pre-ranking with two towers (Table 8)",
         variants={
             "two towers": Variant({"model": "prerank"}, family=IDS),
-            "two towers + images": Variant({"model": "prerank", "images": "both"}),
+            "two towers + images": Variant(
+                {"model": "prerank", "images": "both", "aggregator": "mean", "image_dropout": 0.0}
+            ),
         },
         baseline="two towers",
         data=_CLICKS,
@@ -150,18 +174,42 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         is_relative=True,
         control=_LONGER,
     ),
+    "mutual_zoo": Experiment(
+        title="Mutual learning of models of field interactions (arXiv 2406.12087)",
+        variants=_mutual(
+            {
+                **{
+                    model: Variant({"model": model}, family=IDS)
+                    for model in ("deepfm", "dcn", "pnn", "fibinet", "dcn_v2")
+                },
+                "pnn_outer": Variant(
+                    {"model": "pnn", "interaction": ("products=outer",)}, family=IDS
+                ),
+            },
+            tuning={"epochs": 3, "learning_rate": 0.0003},
+            ways={
+                "logit": {"agreement": "logit"},
+                "kl": {"agreement": "kl"},
+                "warm-up": {"mutual_warm_up": 30},
+            },
+        ),
+        baseline="deepfm",
+        data=_LOGS,
+        metrics=(AUC,),
+        is_relative=True,
+        control=_LONGER,
+    ),
     "signal": Experiment(
         title="Ways to make a small signal in images pay",
         variants={
             "ids": _IDS,
-            "ad image": _dicm("sum", images="ad"),
+            "ad image": _dicm(images="ad"),
             "joint": _dicm(),
-            "E of one layer": _dicm(tower=(8,)),
+            "no image dropout": _dicm(image_dropout=0.0),
+            "dropout in E": _dicm(tower_dropout=0.5),
             "wide E": _dicm(tower=(256, 64, 12)),
-            "more dropout in E": _dicm(tower_dropout=0.6),
-            "image dropout": _dicm(image_dropout=0.5),
+            "sum of behaviours": _dicm("sum"),
             "products": _dicm(image_products=True),
-            "sum, products": _dicm("sum", image_products=True),
             "E without ids": Variant(
                 {
                     **_dicm().changes,
@@ -190,13 +238,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         title="Vectors of videos for new and for known items",
         variants={
             "ids": _IDS,
-            "sum": _dicm("sum", image_products=False),
-            "mean": _dicm("mean", image_products=False),
-            "attentive": _dicm("attentive", image_products=False),
-            "mean, products": _dicm("mean", image_products=True),
-            "mean, products, id dropout": _dicm(
-                "mean", image_products=True, id_dropout=0.5, id_dropout_fields=("item",)
-            ),
+            "no products": _dicm(image_products=False),
+            "mean": _dicm(),
+            "attentive": _dicm("attentive"),
+            "attentive, weights of a sum of 1": _dicm("attentive_mean"),
+            "no id dropout": _dicm(id_dropout=0.0),
+            "more id dropout": _dicm(id_dropout=0.9),
+            "id gate": _dicm(id_dropout=0.0, id_gate=20.0, id_gate_fields=("item",)),
         },
         baseline="ids",
         data=("tiktok-new", "tiktok-known"),

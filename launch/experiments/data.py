@@ -1,7 +1,7 @@
 """The data sets of the experiments: how they are made, and the settings of trainings on each.
 
-The settings come from a few trials on one seed. `launch.experiment tuning` is there to choose them
-by, and has not been run.
+The settings come from `launch.experiment tuning` and from trials on one seed, chosen by the
+validation AUC; docs/design/experiments.md says which.
 """
 
 from __future__ import annotations
@@ -14,7 +14,17 @@ from typing import Any
 
 from amstf.errors import ConfigError
 from launch import programs
-from launch.experiments.plan import AUC, GAUC, IDS, IMAGES, JOINT, NEW_AUC, USER_AUC, Metric
+from launch.experiments.plan import (
+    AUC,
+    BEHAVIOURS,
+    GAUC,
+    IDS,
+    IMAGES,
+    JOINT,
+    NEW_AUC,
+    USER_AUC,
+    Metric,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +34,11 @@ class Data:
     Attributes:
         title: In a few words.
         prepare: Kind and flags of `launch.prepare`; "{shared}" stands for the directory of data
-            that the project may not ship, "{seed}" for the seed of a run.
+            that the project may not ship, "{seed}" for the seed of a run, which may be its fold of
+            a cross-validation.
         metrics: What tables show.
-        settings: Attributes of `RunConfig` by family; of `JOINT` those of `IMAGES` count too.
+        settings: Attributes of `RunConfig` by family; for `BEHAVIOURS` and `JOINT` those of
+            `IMAGES` count too.
         new_item_impressions: An item counts as new if training showed it at most so often.
         segment_steps: Steps between validations.
         has_halves: Whether the training split can be cut in two halves in time.
@@ -52,8 +64,8 @@ class Data:
 
     def settings_of(self, family: str) -> Mapping[str, Any]:
         """Returns the settings of a family of models."""
-        if family == JOINT:
-            return {**self.settings[IMAGES], **self.settings.get(JOINT, {})}
+        if family in (BEHAVIOURS, JOINT):
+            return {**self.settings[IMAGES], **self.settings.get(family, {})}
         return self.settings[family]
 
     def directory(self, runs: pathlib.Path, name: str, seed: int, part: str) -> pathlib.Path:
@@ -68,20 +80,23 @@ class Data:
 
 
 _COMMON: Mapping[str, Any] = {"epochs": 20, "patience": 6, "batch_size": 1024}
-_BOTH = (IDS, IMAGES)
-_TIKTOK = ("--seed={seed}", "--standardise", "--combiner=mean")
+_TIKTOK = ("--seed={seed}", "--modalities=visual,audio", "--standardise", "--combiner=mean")
 _TIKTOK_SETTINGS: Mapping[str, Mapping[str, Any]] = {
-    family: {
+    IDS: {**_COMMON, "learning_rate": 0.003, "dropout": 0.3, "epochs": 10, "patience": 5},
+    IMAGES: {
         **_COMMON,
-        "learning_rate": 0.003,
+        "learning_rate": 0.001,
+        "dropout": 0.5,
+        "epochs": 12,
         "patience": 5,
-        "dropout": 0.5 if family == IMAGES else 0.3,
-        "tower": (32,),
-        "epochs": 10,
-    }
-    for family in _BOTH
+        "aggregator": "mean",
+        "tower": (64,),
+        "tower_dropout": 0.3,
+        "id_dropout": 0.5,
+        "id_dropout_fields": ("item", "behaviours"),
+    },
+    JOINT: {"image_products": True},
 }
-
 _SYNTHETIC: Mapping[str, Any] = {
     **_COMMON,
     "learning_rate": 0.003,
@@ -93,10 +108,31 @@ _SYNTHETIC: Mapping[str, Any] = {
 _MOVIELENS: Mapping[str, Any] = {
     **_COMMON,
     "learning_rate": 0.003,
+    "learning_rate_decay": 0.5,
+    "decay_steps": 600,
+    "epochs": 22,
     "dropout": 0.3,
-    "epochs": 12,
+    "id_l2": 1.0,
     "id_dropout_fields": ("movie", "ad_image_id", "behaviour_image_ids"),
 }
+
+_MOVIELENS_SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    IDS: _MOVIELENS,
+    IMAGES: {**_MOVIELENS, "aggregator": "mean", "tower": (8,), "image_dropout": 0.5},
+    JOINT: {"aggregator": "multi_query_mean"},
+}
+_POSTERS = (
+    "movielens",
+    "--ratings={shared}/movielens",
+    "--features={shared}/movielens/features_efficientnet_lite0_tfnorm.h5",
+    "--only_with_image",
+    "--combiner=mean",
+)
+
+_CRITEO_FILES = ("criteo_train.tsv", "criteo_dev.tsv", "criteo_test.tsv")
+# The seed of a run is its fold; all folds cut the same order of the same rows.
+_FOLDS = ("--folds=5", "--fold={seed}", "--seed=1", "--num_shards=1")
+_LOG: Mapping[str, Any] = {"learning_rate": 0.001, "batch_size": 256, "patience": 2}
 
 DATA: Mapping[str, Data] = {
     "synthetic": Data(
@@ -111,50 +147,77 @@ DATA: Mapping[str, Data] = {
             "--interests=2",
             "--hidden_quality=0.2",
             "--combiner=mean",
+            "--taste=1.5",
+            "--taste_drift=0.6",
             "--new_validation_items=0.05",
         ),
         metrics=(AUC, GAUC, NEW_AUC),
         settings={
-            IDS: {**_SYNTHETIC, "id_l2": 1.0, "id_dropout": 0.5},
-            IMAGES: {**_SYNTHETIC, "id_dropout": 0.9, "tower": (64, 12)},
-            JOINT: {"image_products": True},
+            IDS: {**_SYNTHETIC, "id_l2": 0.3, "id_dropout": 0.5},
+            IMAGES: {**_SYNTHETIC, "id_l2": 0.1, "id_dropout": 0.9, "tower": (64, 12)},
+            # What an ad's id would say, its image does; where it is not seen the id is needed.
+            BEHAVIOURS: {"aggregator": "mean", "id_l2": 0.3, "id_dropout": 0.5},
+            JOINT: {"aggregator": "multi_query", "image_products": True},
         },
         segment_steps=188,
         has_halves=True,
     ),
     "movielens": Data(
         title="MovieLens-100k with posters; a rating of 4 or 5 is a click",
-        prepare=(
-            "movielens",
-            "--ratings={shared}/movielens",
-            "--features={shared}/movielens/features_efficientnet_lite0_tfnorm.h5",
-            "--only_with_image",
-            "--combiner=mean",
-            "--standardise",
-            "--pca=64",
-        ),
+        prepare=(*_POSTERS, "--standardise", "--pca=64", "--whiten"),
         metrics=(AUC, GAUC, NEW_AUC),
-        settings={
-            IDS: _MOVIELENS,
-            IMAGES: {**_MOVIELENS, "tower": (32, 8), "tower_dropout": 0.3},
-        },
+        settings=_MOVIELENS_SETTINGS,
         new_item_impressions=5,
-        segment_steps=36,
+        segment_steps=69,
         has_halves=True,
+    ),
+    "movielens-raw": Data(
+        title="MovieLens-100k with posters, features as the backbone gives them",
+        prepare=_POSTERS,
+        metrics=(AUC, GAUC, NEW_AUC),
+        settings=_MOVIELENS_SETTINGS,
+        new_item_impressions=5,
+        segment_steps=69,
     ),
     "tiktok-new": Data(
         title="TikTok, items of the test are new",
         prepare=("tiktok", "--source={shared}/tiktok", "--split=new_items", *_TIKTOK),
         metrics=(AUC, USER_AUC),
         settings=_TIKTOK_SETTINGS,
-        segment_steps=60,
+        segment_steps=120,
     ),
     "tiktok-known": Data(
         title="TikTok, items of the test are known",
         prepare=("tiktok", "--source={shared}/tiktok", "--split=known_items", *_TIKTOK),
         metrics=(AUC, USER_AUC),
         settings=_TIKTOK_SETTINGS,
-        segment_steps=60,
+        segment_steps=120,
+    ),
+    "criteo": Data(
+        title="Criteo, the first 8,000 rows of its log; a seed is a fold of a cross-validation",
+        prepare=(
+            "criteo",
+            "--source=" + ",".join(f"{{shared}}/criteo/{name}" for name in _CRITEO_FILES),
+            "--min_count=4",
+            "--embedding_width=8",
+            *_FOLDS,
+        ),
+        metrics=(AUC,),
+        settings={IDS: {**_LOG, "epochs": 6}},
+        segment_steps=23,
+    ),
+    "avazu": Data(
+        title="Avazu, the first 9,999 rows of its log; a seed is a fold of a cross-validation",
+        prepare=(
+            "avazu",
+            "--source={shared}/avazu/avazu_train_10k.csv",
+            "--min_count=4",
+            "--embedding_width=8",
+            *_FOLDS,
+        ),
+        metrics=(AUC,),
+        settings={IDS: {**_LOG, "epochs": 8}},
+        segment_steps=29,
     ),
 }
 
@@ -182,7 +245,7 @@ def prepare(
     if data.needs_shared and shared is None:
         raise ConfigError(
             f"--data={name} needs --shared=DIR, the directory with data that this project may not "
-            "ship (movielens/, tiktok/); --data=synthetic needs nothing"
+            "ship (movielens/, tiktok/, criteo/, avazu/); --data=synthetic needs nothing"
         )
     programs.run("launch.prepare", *data.flags(shared, seed, part), f"--out={directory}")
     return directory

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-IDS, IMAGES, JOINT = FAMILIES = ("ids", "images", "joint")
-"""Models of ids only, models with images, those of them that join the ad's image with behaviours'.
+IDS, IMAGES, BEHAVIOURS, JOINT = FAMILIES = ("ids", "images", "behaviours", "joint")
+"""Models of ids only, and models with images, each family with settings of its own.
 
-Each family has settings of its own.
+Of the latter those that see the behaviours' images alone, and those that see the ad's and these.
 """
 
 

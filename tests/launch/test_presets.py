@@ -3,8 +3,11 @@
 import pytest
 from absl import flags
 
+from amstf.config import AmsConfig
 from amstf.errors import ConfigError
 from launch import presets
+from launch.experiments.data import DATA
+from launch.experiments.plan import JOINT
 from launch.run_directory import RunConfig, RunDirectory
 from tests.launch.training_program import train
 
@@ -58,16 +61,26 @@ def test_unknown_presets_are_told_which_there_are(values):
 
 
 def test_every_preset_is_a_configuration():
-    fields = set(RunConfig.__dataclass_fields__)
+    fields, of_servers = set(RunConfig.__dataclass_fields__), set(AmsConfig.__dataclass_fields__)
     for name in presets.names():
         assigned = presets.load(name)
-        assert set(assigned) <= fields, name
+        assert set(assigned) <= fields | of_servers, name
         config = {
             "dataset": "x", "model": "dicm", "hidden": (4,), "dropout": 0.0, "tower": (4,),
             "tower_dropout": 0.0, "aggregator": "sum", "missing": "error", "batch_size": 2,
             "epochs": 1, "learning_rate": 0.1, "seed": 0, "patience": 0,
         }  # fmt: skip
-        RunConfig(**{**config, **assigned})
+        ams = AmsConfig(**{n: assigned.pop(n) for n in of_servers & set(assigned)})
+        RunConfig(**{**config, **assigned}, ams=ams)
+
+
+@pytest.mark.parametrize(("name", "data"), [("movielens", "movielens"), ("tiktok", "tiktok-new")])
+def test_presets_of_data_sets_are_what_the_experiments_train(name, data):
+    assigned = presets.load(name)
+    settings = dict(DATA[data].settings_of(JOINT))
+    if not settings.get("id_dropout"):
+        settings.pop("id_dropout_fields")
+    assert assigned == {"model": "dicm", "images": "both", **settings}
 
 
 def test_a_run_records_what_was_in_effect(small_dataset, tmp_path):

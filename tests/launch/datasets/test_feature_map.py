@@ -71,6 +71,17 @@ def test_all_components_turn_and_change_no_distance(data):
     assert store_of(data).attributes["explained_variance"] == 1.0
 
 
+def test_whitened_components_have_variance_one_and_those_without_any_are_zero(data):
+    feature_map.apply(data, pca=2, whiten=True)
+    store = store_of(data)
+    rows = store.read([0, 1, 2, 3])
+    np.testing.assert_allclose(rows[:, 0], [-1, -1, 1, 1], rtol=1e-5)
+    np.testing.assert_allclose(np.abs(rows[:, 1]), np.ones(4), rtol=1e-5)
+    assert store.attributes["whitened"]
+    flat = feature_map.fit(np.zeros(2), np.diag([4.0, 0.0]), standardise=False, pca=2, whiten=True)
+    np.testing.assert_allclose(flat(np.array([[2.0, 5.0]])), [[1.0, 0.0]])
+
+
 def test_standardised_over_what_training_shows(data):
     feature_map.apply(data, standardise=True)
     store = store_of(data)
@@ -98,6 +109,8 @@ def test_a_constant_feature_becomes_zero():
 
 
 def test_what_cannot_be_is_named(data, tmp_path):
+    with pytest.raises(ConfigError, match="--whiten is for the components of --pca; ask for"):
+        feature_map.apply(data, whiten=True)
     with pytest.raises(ConfigError, match="--pca is 3, and the store 'images' holds 2 features"):
         feature_map.apply(data, pca=3)
     other = tmp_path / "other"

@@ -172,6 +172,23 @@ def test_taste_is_what_images_carry():
     assert moved.probability.std() > 0.1
 
 
+def test_tastes_turn_by_the_drift_and_by_nothing_without():
+    styles = np.random.default_rng(0).normal(size=(4000, 2))
+    taste = np.array([[1.0, 0.0], [0.6, -0.8]])
+    user = np.arange(4000) % 2
+    still = dataclasses.replace(SMALL, interests=1)
+    before = synthetic._match(still, taste, user, styles)
+    np.testing.assert_allclose(before, np.einsum("nk,nk->n", taste[user], styles))
+    turned = synthetic._match(dataclasses.replace(still, taste_drift=np.pi), taste, user, styles)
+    assert turned[0] == pytest.approx(before[0])
+    assert turned[-1] == pytest.approx(-before[-1])
+    # Half way it looks along another direction, at a right angle to the first.
+    middle = slice(1900, 2100)
+    assert abs(np.corrcoef(turned[middle], before[middle])[0, 1]) < 0.25
+    with pytest.raises(ConfigError, match="--taste_drift is nan; "):
+        dataclasses.replace(SMALL, taste_drift=float("nan"))
+
+
 def test_the_defaults_are_what_the_documentation_promises():
     log = synthetic.generate(synthetic.SyntheticConfig())
     best = synthetic.best_reachable(log)
