@@ -29,7 +29,8 @@ from benchmarks import killer
 from benchmarks.harness import Report, table
 from launch import program
 from launch.programs import run
-from launch.run_directory import RunDirectory, read_rows
+from launch.run_directory import RunDirectory
+from launch.run_rows import read_rows
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("cache", None, "Directory for data and runs; a temporary one by default.")

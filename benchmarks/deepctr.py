@@ -4,20 +4,23 @@
     python -m benchmarks.deepctr --data=criteo --source=FILE[,FILE...] [--quick] [--keep]
 
 The rows of a log are cut into folds by `launch.prepare --folds --fold`. For each fold one process
-of each side, in turn, trains every model on the same arrays: the same ids and floats, embedding
-width, hidden layers (ReLU), cross layers, batches and Adam; DeepCTR has its own defaults otherwise
-(its initializers, L2 of 1e-5 on embeddings, a linear part in DCN). So that the networks are the
-same, numbers have no vectors in ours here. The epoch with the best AUC on the validation split
-counts, of each side its own; AUC is that of the test, mean over folds. Differences are paired by
-fold, with a 95 % interval (Student's t).
+of each side trains every model on the same arrays: the same ids and floats, embedding width, hidden
+layers (ReLU), cross layers, batches and Adam; DeepCTR has its own defaults otherwise (its
+initializers, L2 of 1e-5 on embeddings, a linear part in DCN). So that the networks are the same,
+numbers have no vectors in ours here. The epoch with the best AUC on the validation split counts, of
+each side its own; AUC is that of the test, mean over folds. Differences are paired by fold, with a
+95 % interval (Student's t).
 
-Speed is that of whole `fit`s on cached batches after two that are not timed; of each process the
-median, of all folds the median of the ratios.
+Speed is that of whole `fit`s on cached batches, by the clock and by processor time (of all
+threads). The two sides take turns, one `fit` each, so that a busy machine meets both; a ratio is
+the median over all such pairs of all folds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -48,6 +51,7 @@ _LOGS = {"criteo": CRITEO, "avazu": AVAZU}
 _SIDES = ("ours", "deepctr")
 _SIDE = pathlib.Path(__file__).with_name("deepctr_side.py")
 _FEW_ROWS = 3000
+_IN_SHORT = ("auc_ours", "auc_deepctr", "samples_per_s_ratio", "samples_per_processor_s_ratio")
 
 _DATA = flags.DEFINE_enum("data", "criteo", sorted(_LOGS), "Which log.")
 _SOURCE = flags.DEFINE_list("source", None, "Its files; by default rows that are drawn at random.")
@@ -73,7 +77,7 @@ class Config:
         learning_rate: Of Adam.
         epochs: Passes over the training split.
         timed_steps: Steps of a `fit` that is timed.
-        repeats: Such fits of a process.
+        repeats: Such fits of a process and model.
     """
 
     data: str
@@ -111,18 +115,16 @@ def main(arguments: list[str]) -> None:
             for fold in range(config.folds if not harness.FLAGS.quick else 1)
         ]
     print(f"{'':10}{'AUC':>9}{'DeepCTR':>9}{'difference':>20}{'samples/s':>12}{'DeepCTR':>10}"
-          f"{'ratio':>7}")  # fmt: skip
+          f"{'ratio':>7}{'processor':>10}")  # fmt: skip
     for model in config.models:
-        result = _summary(model, found)
+        result = _summary(model, config, found)
         report.results[model] = result
-        report.ratios[model] = {
-            name: result[name] for name in ("auc_ours", "auc_deepctr", "samples_per_s_ratio")
-        }
+        report.ratios[model] = {name: result[name] for name in _IN_SHORT}
         print(
             f"{model:10}{result['auc_ours']:9.4f}{result['auc_deepctr']:9.4f}"
             f"{result['difference']:+12.4f} ± {result['margin'] or math.nan:.4f}"
             f"{result['samples_per_s_ours']:12,.0f}{result['samples_per_s_deepctr']:10,.0f}"
-            f"{result['samples_per_s_ratio']:7.2f}"
+            f"{result['samples_per_s_ratio']:7.2f}{result['samples_per_processor_s_ratio']:10.2f}"
         )
     report.finish()
 
@@ -157,39 +159,79 @@ def _fold(
     }
     path = work / f"fold{fold}.json"
     path.write_text(json.dumps(job))
-    commands = {
-        "ours": [sys.executable, "-m", "benchmarks.deepctr_side"],
-        "deepctr": [python, "-I", str(_SIDE)],
-    }
+    with contextlib.ExitStack() as stack:
+        sides = {}
+        for side in _SIDES:
+            print(f"fold {fold}: {side}", flush=True)
+            sides[side] = _Side(side, python, path, stack)
+        fits: dict[str, list[dict[str, float]]] = {}
+        for model, _ in itertools.product(config.models, range(config.repeats)):
+            for side in _SIDES:
+                fits.setdefault(f"{model}/{side}", []).append(sides[side].ask(model))
     found: dict[str, Any] = {}
-    for side in _SIDES:
-        print(f"fold {fold}: {side}", flush=True)
-        # What amstf sets for itself would send DeepCTR to a Keras that it does not have.
-        environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
-        done = subprocess.run(
-            [*commands[side], side, str(path)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise ConfigError(f"{side} failed:\n{done.stderr[-2000:]}")
-        times = json.loads((work / f"fold{fold}-{side}.json").read_text())["samples_per_s"]
+    for side, model in itertools.product(_SIDES, config.models):
         probabilities = np.load(work / f"fold{fold}-{side}.npz")
-        for model in config.models:
-            best = max(
-                (
-                    tuple(
-                        auc(arrays[f"{split}/click"][:, 0], probabilities[f"{model}/{e}/{split}"])
-                        for split in ("validation", "test")
-                    )
-                    for e in range(config.epochs)
-                ),
-                key=lambda pair: pair[0],
-            )
-            found[f"{model}/{side}"] = (best[1], statistics.median(times[model]))
+        aucs = [
+            [
+                auc(arrays[f"{split}/click"][:, 0], probabilities[f"{model}/{epoch}/{split}"])
+                for split in ("validation", "test")
+            ]
+            for epoch in range(config.epochs)
+        ]
+        found[f"{model}/{side}"] = (max(aucs, key=lambda pair: pair[0])[1], fits[f"{model}/{side}"])
     return found
+
+
+class _Side:
+    """A process of one side, which has trained all models when this is made.
+
+    Args:
+        side: Which.
+        python: Interpreter of DeepCTR's environment.
+        job: The file to give it.
+        stack: Ends the process.
+
+    Raises:
+        ConfigError: If it ends by itself.
+    """
+
+    def __init__(
+        self, side: str, python: str, job: pathlib.Path, stack: contextlib.ExitStack
+    ) -> None:
+        command = {
+            "ours": [sys.executable, "-m", "benchmarks.deepctr_side"],
+            "deepctr": [python, "-I", str(_SIDE)],
+        }[side]
+        self._side = side
+        self._errors = stack.enter_context(job.with_name(f"{job.stem}-{side}.log").open("w+"))
+        self._process = subprocess.Popen(
+            [*command, side, str(job)],
+            # What amstf sets for itself would send DeepCTR to a Keras that it does not have.
+            env={k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        stack.enter_context(self._process)
+        stack.callback(self._process.kill)
+        self._answer()
+
+    def ask(self, model: str) -> dict[str, float]:
+        """Trains a model once more and returns `seconds` and `processor_s`."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # `_answer` says why it ended.
+            self._process.stdin.write(f"{model}\n")
+            self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):  # DeepCTR prints too.
+                return json.loads(line)
+        self._errors.seek(0)
+        raise ConfigError(f"{self._side} failed:\n{self._errors.read()[-2000:]}")
 
 
 def _arrays(samples: Samples) -> dict[str, np.ndarray]:
@@ -207,23 +249,27 @@ def _arrays(samples: Samples) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _summary(model: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(model: str, config: Config, found: list[dict[str, Any]]) -> dict[str, Any]:
     values = {side: [fold[f"{model}/{side}"] for fold in found] for side in _SIDES}
     ours, theirs = (dict(enumerate(v[0] for v in values[side])) for side in _SIDES)
     difference = paired_difference(ours, theirs)
-    speeds = {side: [v[1] for v in values[side]] for side in _SIDES}
-    return {
+    summary = {
         "auc_ours": statistics.mean(ours.values()),
         "auc_deepctr": statistics.mean(theirs.values()),
         "difference": difference.mean,
         "margin": None if math.isnan(difference.margin) else difference.margin,
-        "samples_per_s_ours": statistics.median(speeds["ours"]),
-        "samples_per_s_deepctr": statistics.median(speeds["deepctr"]),
-        "samples_per_s_ratio": statistics.median(
-            one / other for one, other in zip(*speeds.values(), strict=True)
-        ),
-        "aucs": values,
+        "aucs": {side: [v[0] for v in values[side]] for side in _SIDES},
     }
+    samples = config.timed_steps * config.batch_size
+    for name, clock in (("samples_per_s", "seconds"), ("samples_per_processor_s", "processor_s")):
+        rates = {
+            side: [samples / fit[clock] for v in values[side] for fit in v[1]] for side in _SIDES
+        }
+        summary |= {f"{name}_{side}": statistics.median(rates[side]) for side in _SIDES}
+        pairs = [ours / theirs for ours, theirs in zip(*rates.values(), strict=True)]
+        summary[f"{name}_ratio"] = statistics.median(pairs)
+        summary[f"{name}_ratios"] = [round(pair, 2) for pair in pairs]
+    return summary
 
 
 def _drawn(data: str, work: pathlib.Path) -> pathlib.Path:

@@ -3,6 +3,10 @@
     python -m benchmarks.deepctr_side ours JOB.json           with this repository
     DEEPCTR/bin/python -I benchmarks/deepctr_side.py deepctr JOB.json
 
+Writes probabilities beside the job, says that it is ready, and then trains each model whose name
+comes as a line for so many more steps and answers how long that took: whoever asks can let two
+sides take turns. Answers are lines of JSON.
+
 The second runs in an environment that has neither this repository nor its packages, so this file
 imports nothing of it but in `_ours`. All that both do, batches, optimizer, epochs, timing, is here
 once.
@@ -76,7 +80,7 @@ def _deepctr(job: dict) -> dict:
 
 
 def main(side: str, path: str) -> None:
-    """Trains all models of a job; writes probabilities and times beside it."""
+    """Trains all models of a job, and further what is asked for, until nobody asks."""
     job = json.loads(pathlib.Path(path).read_text())
     arrays = np.load(job["arrays"])
     makers = {"ours": _ours, "deepctr": _deepctr}[side](job)
@@ -94,7 +98,9 @@ def main(side: str, path: str) -> None:
     }
     batch_size = job["batch_size"]
     train = tf.data.Dataset.from_tensor_slices((inputs["train"], arrays["train/click"]))
-    times, probabilities = {}, {}
+    # The same batches for all, from memory, and whole ones: one shape, one trace.
+    timed = train.repeat().batch(batch_size).take(job["timed_steps"]).cache().prefetch(2)
+    trained, probabilities = {}, {}
     for name, make in makers.items():
         set_seed(job["seed"])
         model, optimizer = make()
@@ -106,21 +112,18 @@ def main(side: str, path: str) -> None:
             for split in ("validation", "test"):
                 predicted = model.predict(inputs[split], batch_size=4096, verbose=0)
                 probabilities[f"{name}/{epoch}/{split}"] = predicted[:, 0]
-        # The same batches for all, from memory, and whole ones: one shape, one trace.
-        steps = job["timed_steps"]
-        timed = train.repeat().batch(batch_size).take(steps).cache().prefetch(2)
         model.fit(timed, verbose=0)
-        seconds = []
-        for _ in range(job["repeats"]):
-            begin = time.perf_counter()
-            model.fit(timed, verbose=0)
-            seconds.append(time.perf_counter() - begin)
-        times[name] = [steps * batch_size / one for one in seconds]
-    out = pathlib.Path(path).with_suffix("")
-    np.savez(f"{out}-{side}.npz", **probabilities)
-    pathlib.Path(f"{out}-{side}.json").write_text(
-        json.dumps({"samples_per_s": times, "tensorflow": tf.__version__})
-    )
+        trained[name] = model
+    np.savez(f"{pathlib.Path(path).with_suffix('')}-{side}.npz", **probabilities)
+    _answer(tensorflow=tf.__version__)
+    for line in sys.stdin:
+        begin, begin_cpu = time.perf_counter(), time.process_time()
+        trained[line.strip()].fit(timed, verbose=0)
+        _answer(seconds=time.perf_counter() - begin, processor_s=time.process_time() - begin_cpu)
+
+
+def _answer(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from launch.run_directory import RunDirectory, read_rows
+from launch.run_directory import RunDirectory
+from launch.run_rows import read_rows
 
 WORKER, SERVER, CHIEF = "worker", "server", "chief"
 _ROLES = {"worker": WORKER, "ps": SERVER, "chief": CHIEF}

@@ -37,6 +37,7 @@ from launch.run_directory import (
     RunConfig,
     RunDirectory,
 )
+from launch.store_servers import servers_of
 from models import (
     Dcn,
     DcnV2,
@@ -124,6 +125,7 @@ def make_model(config: RunConfig, schema: Schema, stores: dict[str, ImageStore])
         "hidden": config.hidden,
         "dropout": config.dropout,
         "embeddings_regularizer": _id_regularization(config),
+        **({"activation": config.activation} if config.activation else {}),
     }
     images = _image_arguments(config, schema, stores)
     if config.model == PRERANK:
@@ -184,14 +186,40 @@ def _image_arguments(
     return {
         **of_dicm,
         "images": stores,
-        "embedding_model": functools.partial(
-            image_tower, config.tower, dropout=config.tower_dropout
-        ),
+        "embedding_model": _embedding_model(config, stores),
+        "image_servers": _image_servers(config, schema, stores),
         "aggregator": config.aggregator,
         "missing": config.missing,
         "ad_image": False if config.images == BEHAVIOUR_IMAGES else None,
         "behaviour_images": False if config.images == AD_IMAGE else None,
     }
+
+
+def _embedding_model(config: RunConfig, stores: Mapping[str, ImageStore]) -> Any:
+    make = functools.partial(
+        image_tower,
+        config.tower,
+        config.activation or "prelu",
+        dropout=config.tower_dropout,
+    )
+    if not config.separate_towers:
+        return make  # The model knows how many it needs.
+    return {name: make(name=f"image_tower_{name}") for name in stores}
+
+
+def _image_servers(
+    config: RunConfig, schema: Schema, stores: Mapping[str, ImageStore]
+) -> dict[str, tuple[int, ...]]:
+    servers = servers_of(config.store_servers)
+    unknown = [name for name in servers if name not in stores]
+    if unknown:
+        raise ConfigError(
+            f"--store_servers: the data set has no image store {unknown[0]!r}, but "
+            f"{', '.join(stores)}"
+        )
+    unseen = {AD_IMAGE: "user", BEHAVIOUR_IMAGES: "ad"}.get(config.images)
+    used = {field.store_name for field in schema.of_kind(IMAGE) if field.side != unseen}
+    return {name: indices for name, indices in servers.items() if name in used}
 
 
 def make_optimizer(config: RunConfig) -> Adam:
@@ -208,6 +236,22 @@ def make_optimizer(config: RunConfig) -> Adam:
 def image_layers(model: keras.Model) -> dict[str, AmsEmbedding]:
     """Returns the image embedding layers of a model by store name; none for a model of ids."""
     return dict(getattr(model, "image_embeddings", {}))
+
+
+def image_counters(model: keras.Model, is_on_servers: bool) -> dict[str, dict[str, int]]:
+    """Returns what was looked up in the image stores of a model, by name.
+
+    Args:
+        model: The model.
+        is_on_servers: Whether parameter servers hold the images. Stores of one file that the same
+            servers hold, or this process, are counted together, under all their names.
+    """
+    layers = image_layers(model)
+    names: dict[Any, list[str]] = {}
+    for name, layer in layers.items():
+        holders = layer.servers if is_on_servers else None
+        names.setdefault((tuple(layer.store.paths), holders), []).append(name)
+    return {", ".join(same): layers[same[0]].counters() for same in names.values()}
 
 
 def load_run(

@@ -10,7 +10,7 @@ import time
 
 from amstf.atomic_file import write_atomically
 from launch.evaluation import Metrics
-from launch.run_directory import read_rows
+from launch.run_rows import read_rows
 from launch.step_logger import History
 
 _METRICS = tuple(field.name for field in dataclasses.fields(Metrics))

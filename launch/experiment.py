@@ -10,6 +10,7 @@ warm_up        starting from the model of earlier data: nothing, all but ids, al
 prerank        two towers without and with images (Table 8)
 tuning         settings, by the validation split alone
 mutual         models trained together, from scratch and after training alone (arXiv 2406.12087)
+mutual_zoo     the same with the models of that paper, on Criteo's and Avazu's logs
 signal         ways to make a small signal in images pay: narrow, pre-trained, regularised E
 content        vectors of videos, for new and for known items
 
@@ -38,7 +39,9 @@ _KEPT = pathlib.Path(__file__).parent.parent / "docs" / "experiments"
 flags.DEFINE_enum("data", "synthetic", list(DATA), "Data set.")
 flags.DEFINE_string("runs", None, "Directory for data sets and runs.", required=True)
 flags.DEFINE_string(
-    "shared", None, "Directory with data that the project may not ship: movielens/, tiktok/."
+    "shared",
+    None,
+    "Directory with data that the project may not ship: movielens/, tiktok/, criteo/, avazu/.",
 )
 flags.DEFINE_integer("seeds", 5, "Seeds of each variant, from 0.", lower_bound=1)
 flags.DEFINE_integer("parallel", None, "Runs at a time; by default one per core.", lower_bound=1)

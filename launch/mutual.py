@@ -87,7 +87,8 @@ _OF_TRAINING = (
 )  # fmt: skip
 # Of what a model is.
 _OF_MODEL = (
-    "hidden", "interaction", "tower", "aggregator", "images", "labels", "image_products", "id_l2",
+    "hidden", "interaction", "activation", "tower", "separate_towers", "aggregator", "images",
+    "labels", "image_products", "id_l2",
     "id_gate", "id_gate_fields", "id_dropout", "id_dropout_fields",
 )  # fmt: skip
 

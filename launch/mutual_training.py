@@ -120,7 +120,7 @@ class MutualTraining(Training):
                 seconds=self._logger.seconds,
                 **{f"validation_{key}": getattr(metrics, key) for key in VALIDATION_METRICS},
             )
-            curves.draw(history, run.curves, str(run.path))
+            curves.draw(history, run.curves, str(run.path), curves.EVERY_S)
             if is_best:
                 self._member_best[name].save(checkpoint_number=step)
         self._keep_validation(step, evaluation.measure(predictions[_ENSEMBLE]))
@@ -139,6 +139,7 @@ class MutualTraining(Training):
             if name not in validations:
                 continue
             self._manager(name, run.checkpoints).save(checkpoint_number=report["steps"])
+            curves.draw(self._member_histories[name], run.curves, str(run.path))
             content = {
                 **{key: report[key] for key in (*shared, "impressions_trained", "validation")},
                 "samples_per_second": report["samples_per_second"],

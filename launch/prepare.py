@@ -5,6 +5,8 @@
     python -m launch.prepare tiktok --source=DIR --split=new_items --out=DATASET
     python -m launch.prepare criteo --source=FILE[,FILE...] --out=DATASET
     python -m launch.prepare avazu --source=FILE --out=DATASET
+    python -m launch.prepare crossmedia --samples=data.txt --images=PREFIX --out=DATASET
+    python -m launch.prepare table --source=FILE[,FILE...] --fields=... --out=DATASET
 
 synthetic   Clicks from a known click model in which images carry taste. Items that appear only in
             the test show how a model does without history. Every sample holds its true click
@@ -22,6 +24,13 @@ avazu       Avazu's log as it comes: comma-separated; the hour becomes hour and 
             Both: values that training has --min_count times get ids, others of a field share one;
             or all are hashed (--hash_size), for which nothing is counted. --folds and --fold cut
             the rows into parts, each of which is the test once.
+crossmedia  The samples (text, one impression a line) and image files of CrossMedia, the system of
+            the AMS paper; see docs/importing.md. Ids are hashed by the model. Lines of one group
+            key that follow each other are a group, of whom the user's part is stored once, unless
+            --nogroup_by_user says otherwise. Groups are held out whole (--holdout).
+table       A log of your own, CSV (.gz too) or Parquet: --fields says which columns are values,
+            numbers, lists, images, of the user or of the ad, --label_names which are labels;
+            see docs/importing.md. Values and numbers become ids and floats as those of criteo do.
 
 --group_by_user stores impressions that are equal in all that is the user's (the earlier clicks too)
 as one record, which holds the user's part once: smaller files, and a training that parses and
@@ -33,7 +42,6 @@ The directory appears when all is done; a run that fails or is stopped leaves no
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
 
 from absl import flags
@@ -42,21 +50,18 @@ from amstf.data import GROUP_SIZE, Samples
 from amstf.errors import ConfigError
 from amstf.schema import COMBINERS, IMAGE, Schema
 from amstf.store import ImageStore
-from launch import program
-from launch.datasets import click_log, feature_map, movielens, synthetic, tiktok
-from launch.datasets.avazu import AVAZU
-from launch.datasets.click_log import ClickLogConfig
-from launch.datasets.criteo import CRITEO
+from launch import prepare_logs, program
+from launch.datasets import feature_map, movielens, synthetic, tiktok
 from launch.datasets.halves import HALVES
 from launch.datasets.new_dataset import new_dataset
 from launch.datasets.pictures import LIST_FILE, Pictures
 from launch.new_directory import new_directory
 
 FLAGS = flags.FLAGS
-KINDS = ("synthetic", "movielens", "tiktok", "criteo", "avazu")
-_CLICK_LOGS = {"criteo": CRITEO, "avazu": AVAZU}
+KINDS = ("synthetic", "movielens", "tiktok", *prepare_logs.PREPARE)
 _DEFAULT = synthetic.SyntheticConfig()
 
+flags.adopt_module_key_flags(prepare_logs)
 flags.DEFINE_string("out", None, "Directory of the data set to make.", required=True)
 flags.DEFINE_bool("overwrite", False, "Whether to replace a data set that is there.")
 flags.DEFINE_integer(
@@ -131,47 +136,8 @@ flags.DEFINE_bool(
 flags.DEFINE_string(
     "source",
     None,
-    f"tiktok: directory with {tiktok.FILE}. criteo, avazu: the log's files in order, separated by "
-    "commas.",
-)
-flags.DEFINE_integer(
-    "min_count",
-    ClickLogConfig.min_count,
-    "criteo, avazu: values that training has less often share one id.",
-)
-flags.DEFINE_integer(
-    "hash_size",
-    ClickLogConfig.hash_size,
-    "criteo, avazu: hash the values of each column into so many ids, and count nothing; 0: do not.",
-)
-flags.DEFINE_enum(
-    "numbers",
-    ClickLogConfig.numbers,
-    click_log.NUMBERS,
-    "criteo: what a number becomes. plain, log, standard (mean 0, variance 1) and log_standard: a "
-    "float. buckets: an id, by quantiles. log_buckets: an id, by its squared logarithm.",
-)
-flags.DEFINE_integer(
-    "buckets", ClickLogConfig.buckets, "criteo: most ids of a number with --numbers=buckets."
-)
-flags.DEFINE_integer(
-    "embedding_width", ClickLogConfig.embedding_width, "criteo, avazu: floats of an embedding."
-)
-flags.DEFINE_enum(
-    "holdout",
-    ClickLogConfig.holdout,
-    click_log.HOLDOUTS,
-    "criteo, avazu: which rows are the validation (10 %) and the test (10 %): random ones, or the "
-    "last, which are the newest.",
-)
-flags.DEFINE_integer(
-    "folds",
-    ClickLogConfig.folds,
-    "criteo, avazu: parts for cross-validation, one of which is the test; the validation is 10 % "
-    "of the others. 0: none.",
-)
-flags.DEFINE_integer(
-    "fold", ClickLogConfig.fold, "criteo, avazu: the part that is the test, from 0."
+    f"tiktok: directory with {tiktok.FILE}. criteo, avazu, table: the log's files in order, "
+    "separated by commas.",
 )
 flags.DEFINE_enum(
     "split",
@@ -192,7 +158,8 @@ flags.DEFINE_integer("seed", _DEFAULT.seed, "all but movielens: the same seed ma
 flags.DEFINE_integer(
     "image_width",
     _DEFAULT.image_width,
-    "synthetic: features per image (the VGG16 features of the DICM paper have 4096).",
+    "synthetic: features per image (the VGG16 features of the DICM paper have 4096). crossmedia: "
+    "found from the files; if given, checked.",
 )
 flags.DEFINE_integer(
     "text_width",
@@ -255,6 +222,8 @@ def main(arguments: list[str]) -> int | None:
             f"say which data set to make: {' or '.join(KINDS)}; got {got}. "
             f"For example: {program.command_name()} synthetic --out=DATASET"
         )
+    if arguments[0] == "crossmedia" and not FLAGS["group_by_user"].present:
+        FLAGS.group_by_user = True  # Its samples come in groups.
     if FLAGS["group_size"].present and not FLAGS.group_by_user:
         raise ConfigError("--group_size has a meaning with --group_by_user only; give both")
     if FLAGS.render is not None:
@@ -294,6 +263,11 @@ def summary(directory: str) -> str:
             share, raw = store.attributes["explained_variance"], store.attributes["raw_width"]
             line += f" (components of {raw}, {share:.0%} of the variance)"
         lines.append(line)
+    if missing := info.get("missing_images"):
+        lines.append(
+            f"  {missing['count']:,} images that samples name are in no store, {missing['among']} "
+            "among them: train with --missing=zeros"
+        )
     best = info.get("best_reachable", {})
     for part in (name for name in best if name.startswith("test")):
         measures = [f"{m.upper()} {best[part][m]:.4f}" for m in ("auc", "gauc") if m in best[part]]
@@ -304,7 +278,8 @@ def summary(directory: str) -> str:
     if lines[below:]:
         lines.insert(below, "")
     model = "dicm" if samples.schema.of_kind(IMAGE) else "deepfm"
-    command = f"train --dataset={directory} --model={model} --out=RUN"
+    recipe = f"--preset={info['preset']}" if "preset" in info else f"--model={model}"
+    command = f"train --dataset={directory} {recipe} --out=RUN"
     if pictures := info.get("pictures"):
         lines.append(f"  images: none yet; the items are drawn in {pictures}")
         # What a backbone gives has a large mean and small differences: models want it standardised.
@@ -397,28 +372,11 @@ def _tiktok(directory: pathlib.Path) -> None:
     )
 
 
-def _click_log(kind: str, directory: pathlib.Path) -> None:
-    if FLAGS.source is None:
-        raise ConfigError(f"{kind} needs --source; see {program.command_name()} --help")
-    for name in ("standardise", "pca", "combiner", "group_by_user"):
-        if FLAGS[name].present:
-            raise ConfigError(f"--{name} has no meaning for {kind}; leave it out")
-    names = [field.name for field in dataclasses.fields(ClickLogConfig)]
-    config = ClickLogConfig(**{name: FLAGS[name].value for name in names})
-    click_log.prepare(
-        _CLICK_LOGS[kind],
-        config,
-        [path for path in FLAGS.source.split(",") if path],
-        directory,
-        num_shards=FLAGS.num_shards,
-    )
-
-
 _PREPARE = {
     "synthetic": _synthetic,
     "movielens": _movielens,
     "tiktok": _tiktok,
-    **{kind: functools.partial(_click_log, kind) for kind in _CLICK_LOGS},
+    **prepare_logs.PREPARE,
 }
 
 

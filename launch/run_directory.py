@@ -16,9 +16,7 @@ RUN/members/NAME/     of a run of launch.mutual: each of its models, as a run of
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -32,6 +30,7 @@ from amstf.config import AmsConfig
 from amstf.errors import ConfigError
 from amstf.schema import Schema
 from launch.interaction import options_of
+from launch.store_servers import servers_of
 
 LR, EMBEDDING_MLP, DIN, DICM, PRERANK, DEEPFM, DCN, DCN_V2, PNN, FIBINET = MODELS = (
     "lr",
@@ -61,6 +60,9 @@ AGGREGATORS = (
     "multi_query_mean",
 )  # fmt: skip
 """As `models.AGGREGATORS`, which would take TensorFlow to import."""
+
+ACTIVATIONS = ("prelu", "relu", "elu", "gelu", "swish", "tanh")
+"""Activations that both an MLP and E can have; the names are those of Keras."""
 
 ALL_LABELS, FIRST_LABEL = LABELS = ("all", "first")
 """Labels that a model predicts."""
@@ -127,6 +129,10 @@ class RunConfig:
         mutual_warm_up: Updates of the optimizer over which that grows from 0.
         interaction: Options of a model of field interactions, each "name=value"; see
             `launch.interaction`.
+        activation: Of the MLP and of E, one of `ACTIVATIONS`; "" for each model's own.
+        separate_towers: Whether each image store has an E of its own, of one kind or not.
+        store_servers: Parameter servers that hold an image store, each "store:index"; see
+            `launch.store_servers`.
     """
 
     dataset: str
@@ -163,6 +169,9 @@ class RunConfig:
     mutual_weight: float = 1.0
     mutual_warm_up: int = 0
     interaction: tuple[str, ...] = ()
+    activation: str = ""
+    separate_towers: bool = False
+    store_servers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.members) != (self.model == MUTUAL):
@@ -211,6 +220,7 @@ class RunConfig:
                     f"{name} is {getattr(self, name)!r}; use {' or '.join(map(str, choices))}"
                 )
         options_of(self.model, self.interaction)
+        servers_of(self.store_servers)
         if not isinstance(self.dataset, str) or not self.dataset or "\0" in self.dataset:
             raise ConfigError(f"dataset is {self.dataset!r}; wanted a directory")
 
@@ -259,13 +269,15 @@ _CHOICES = {
     "warm_start_mode": WARM_STARTS,
     "image_products": (False, True),
     "agreement": AGREEMENTS,
+    "activation": ("", *ACTIVATIONS),
+    "separate_towers": (False, True),
 }
 
 # What configurations of earlier versions lack, where the default now is not what their runs did.
 _ADDED = {"images": "", "labels": FIRST_LABEL, "members": {}}
 
 # What may change between two calls that continue one run.
-_MAY_CHANGE = ("epochs", "patience", "ams", "dataset", "preset")
+_MAY_CHANGE = ("epochs", "patience", "ams", "dataset", "preset", "store_servers")
 
 
 class RunDirectory:
@@ -390,34 +402,6 @@ def _check_is_run(warm_start: str) -> None:
         RunDirectory(warm_start).read_config()
     except ConfigError as error:
         raise ConfigError(f"--warm_start={warm_start}: {error}") from error
-
-
-def read_rows(path: pathlib.Path) -> tuple[list[str] | None, list[dict[str, float]]]:
-    """Reads a CSV file of numbers that has a column `step`.
-
-    Returns:
-        The names of the columns, and the values of each row that has some by name.
-
-    Raises:
-        ConfigError: If the file cannot be read or is of another kind; names the line.
-    """
-    rows: list[dict[str, float]] = []
-    line = 1
-    try:
-        reader = csv.DictReader(io.StringIO(files.read_text(path)))
-        for row in reader:
-            line = reader.line_num
-            rows.append({name: float(value) for name, value in row.items() if value})
-            if "step" not in rows[-1]:
-                raise ValueError("it has no step")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    except (ValueError, TypeError, csv.Error) as error:
-        raise ConfigError(
-            f"{path}, line {line}: not a row of numbers of a run ({error}); remove the line or "
-            "the file"
-        ) from error
-    return list(reader.fieldnames or ()) or None, rows
 
 
 def read_json(path: pathlib.Path, what: str) -> dict[str, Any]:

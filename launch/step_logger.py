@@ -21,7 +21,7 @@ import tf_keras as keras
 import tqdm
 
 from launch import fresh_thread
-from launch.run_directory import read_rows
+from launch.run_rows import read_rows
 from launch.worker_watch import WorkerWatch
 
 _POLL_SECONDS = 1.0

@@ -22,8 +22,16 @@ from absl import flags
 
 from amstf.config import MERGES, PLACEMENTS, WIRE_DTYPES, AmsConfig
 from amstf.errors import ConfigError
-from launch import chief_process, flag_values, native_logs, presets, program, server, tf_config
-from launch.interaction import help_text
+from launch import (
+    chief_process,
+    flag_values,
+    native_logs,
+    network_flags,
+    presets,
+    program,
+    server,
+    tf_config,
+)
 from launch.local_cluster import LocalCluster, parse_cluster
 from launch.local_evaluator import LocalEvaluator
 from launch.run_directory import (
@@ -40,9 +48,11 @@ from launch.run_directory import (
     RunDirectory,
     read_json,
 )
+from launch.store_servers import check_are_in_cluster
 
 FLAGS = flags.FLAGS
 
+flags.adopt_module_key_flags(network_flags)
 flags.DEFINE_string("dataset", None, "Directory of the data set (launch.prepare).", required=True)
 flags.DEFINE_enum(
     "model",
@@ -82,32 +92,6 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_float(
     "learning_rate", RunConfig.learning_rate, "Learning rate of Adam.", lower_bound=0.0
-)
-flags.DEFINE_list(
-    "hidden",
-    list(map(str, RunConfig.hidden)),
-    "Widths of the MLP; of each tower with prerank, the last being that of the embeddings; lr has "
-    "none.",
-)
-flags.DEFINE_list("interaction", None, help_text())
-flags.DEFINE_float(
-    "dropout",
-    RunConfig.dropout,
-    "Dropout of the MLP in training.",
-    lower_bound=0.0,
-    upper_bound=0.99,
-)
-flags.DEFINE_list(
-    "tower",
-    list(map(str, RunConfig.tower)),
-    "images: widths of the embedding model; the last is an image's.",
-)
-flags.DEFINE_float(
-    "tower_dropout",
-    RunConfig.tower_dropout,
-    "images: dropout of the embedding model.",
-    lower_bound=0.0,
-    upper_bound=0.99,
 )
 flags.DEFINE_enum(
     "aggregator",
@@ -347,11 +331,7 @@ def config_of_flags(**others: Any) -> RunConfig:
     if FLAGS.patience and FLAGS.validation == NONE:
         raise ConfigError("--patience needs validations, --validation=none makes none; drop one")
     return RunConfig(
-        **{"interaction": tuple(FLAGS.interaction or ()), **others},
-        hidden=flag_values.widths("hidden", FLAGS.hidden),
-        dropout=FLAGS.dropout,
-        tower=flag_values.widths("tower", FLAGS.tower),
-        tower_dropout=FLAGS.tower_dropout,
+        **{**network_flags.values(), **others},
         aggregator=FLAGS.aggregator,
         images=FLAGS.images or "",
         labels=FLAGS.labels,
@@ -385,6 +365,7 @@ def config_of_flags(**others: Any) -> RunConfig:
 
 def _on_local_cluster(config: RunConfig, command: list[str]) -> int:
     workers, servers = parse_cluster(FLAGS.cluster)
+    check_are_in_cluster(config.store_servers, servers)
     run = RunDirectory(FLAGS.out)
     run.check(config)
     print(f"starting {workers} workers and {servers} servers; logs in {run.logs}", flush=True)

@@ -210,7 +210,7 @@ class Training:
         if self.validation == CHIEF:
             self._validate(step)
         past_its_best = self._is_past_its_best()
-        curves.draw(self._history, self.run.curves, str(self.run.path))
+        curves.draw(self._history, self.run.curves, str(self.run.path), curves.EVERY_S)
         if past_its_best:
             raise _Stopped
 
@@ -309,9 +309,6 @@ class Training:
         rows = self._history.rows
         steps, seconds = self._logger.step(), rows[-1]["seconds"] if rows else 0.0
         samples = self._batches.samples_before(steps)
-        counters = {
-            name: layer.counters() for name, layer in click_model.image_layers(self._model).items()
-        }
         servers = self._counters()
         report = {
             "ended": ended,
@@ -327,7 +324,7 @@ class Training:
             "samples_per_second": samples / seconds if seconds else None,
             "validation": self.validation,
             **self._history.validations(),
-            "images": counters,
+            "images": click_model.image_counters(self._model, bool(servers)),
             **more,
         }
         if self._warm_start:

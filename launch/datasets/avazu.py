@@ -12,8 +12,9 @@ import numpy as np
 
 from amstf.errors import SampleError
 from amstf.schema import Field
-from launch.datasets.click_log import Block, ClickLog
+from launch.datasets.click_log import ClickLog
 from launch.datasets.columns import texts
+from launch.datasets.log_files import Block
 
 _USER = ("device_id", "device_ip", "device_model", "device_type", "device_conn_type")
 _CONTEXT = (

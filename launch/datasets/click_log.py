@@ -1,6 +1,6 @@
-"""Logs of clicks with many columns of values and numbers, as data sets: Criteo's and Avazu's.
+"""Logs of clicks with many columns of values and numbers, as data sets: Criteo's, Avazu's, tables.
 
-A log is text files of rows, read in blocks and never as a whole, twice: the first time counts how
+A log is files of rows, read in blocks and never as a whole, twice: the first time counts how
 often values occur and how numbers are spread, over the training split alone, the second writes.
 With hashed values and numbers that need no statistics there is no first time.
 """
@@ -12,30 +12,36 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-from tqdm import tqdm
 
-from amstf import files
 from amstf.atomic_file import write_atomically
-from amstf.data import SampleWriter, add_info
+from amstf.data import SampleWriter, add_info, set_image_store
 from amstf.errors import ConfigError, SampleError
 from amstf.schema import Field, Schema
-from launch.datasets.columns import Rows, ValueCounter, Vocabulary, hash_ids, numbers
+from amstf.store import ImageStore
+from launch.datasets.columns import ValueCounter, numbers
+from launch.datasets.log_columns import (
+    Column,
+    group_column,
+    image_column,
+    label_column,
+    lists,
+    number_column,
+    value_column,
+)
+from launch.datasets.log_files import Block, LogFormat, checked, read_blocks
+from launch.datasets.missing_images import MissingImages
 from launch.datasets.number_columns import (
     BUCKETINGS,
     BUCKETS,
-    LOG_BUCKET_IDS,
     LOG_STANDARD,
     NUMBER_MAPS,
-    Bucketing,
     NumberMap,
     NumberStatistics,
-    log_bucket_ids,
+    UniformSample,
 )
 
 SPLITS = TRAIN, VALIDATION, TEST = ("train", "validation", "test")
@@ -43,7 +49,7 @@ SHARE = 0.1  # Of the validation, and of the test if there are no folds.
 RANDOM, LAST = HOLDOUTS = ("random", "last")
 NUMBERS = (*NUMBER_MAPS, *BUCKETINGS)
 COLUMNS_FILE = "columns.json"
-_BLOCK_BYTES = 8 << 20
+GROUP = "group_key"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,50 +99,53 @@ class ClickLogConfig:
             raise ConfigError(f"--fold is {self.fold} of --folds={self.folds}; folds count from 0")
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """Rows of a log that lie beside each other.
-
-    Attributes:
-        rows: Where they are from.
-        columns: Name -> values as text, null for none.
-    """
-
-    rows: Rows
-    columns: Mapping[str, pa.Array]
-
-
 def _nothing(block: Block) -> dict[str, np.ndarray]:
     return {}
 
 
-@dataclasses.dataclass(frozen=True)
-class ClickLog:
-    """What is particular to a log.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClickLog(LogFormat):
+    """What is particular to a log, beside how its files look.
 
     Attributes:
-        title: Its name, for people.
-        form: How a file looks, for messages.
         values: Columns of values that get ids -> the side that they belong to.
-        numbers: Columns of numbers.
-        label: Column of clicks.
-        names: Columns in order, if the files have no header.
-        delimiters: What may stand between two values; the first line of a file tells.
+        lists: Columns of lists of such values -> likewise.
+        numbers: Columns of numbers -> likewise.
+        images: Columns of ids of images -> likewise.
+        image_lists: Columns of lists of such ids -> likewise.
+        labels: Columns of clicks, and what else is predicted.
+        label_threshold: A label is 1 above it; None if labels are 0 and 1.
+        group: Column of the key whose impressions belong together, the user's; "" for none.
+        time: Column of times that say which rows are the last; "" for the order of the rows.
+        item: Field that says which item an impression shows; "" for none.
+        separator: What is between the values of a list in a text file.
         derived: Fields that `derive` makes.
         derived_from: Columns that it makes them of.
         derive: From a block to the values of `derived`, int64 [n] each; raises SampleError.
     """
 
-    title: str
-    form: str
-    values: Mapping[str, str]
-    numbers: Sequence[str] = ()
-    label: str = "click"
-    names: Sequence[str] | None = None
-    delimiters: str = ","
+    values: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    lists: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    numbers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    images: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    image_lists: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    labels: Sequence[str] = ("click",)
+    label_threshold: float | None = None
+    group: str = ""
+    time: str = ""
+    item: str = ""
+    separator: str = " "
     derived: Sequence[Field] = ()
     derived_from: Sequence[str] = ()
     derive: Callable[[Block], dict[str, np.ndarray]] = _nothing
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read, each once."""
+        kinds = (self.numbers, self.values, self.lists, self.images, self.image_lists)
+        others = [name for name in (self.group, self.time) if name]
+        named = [*self.labels, *(n for kind in kinds for n in kind), *others, *self.derived_from]
+        return list(dict.fromkeys(named))
 
 
 def prepare(
@@ -146,15 +155,19 @@ def prepare(
     directory: str | os.PathLike[str],
     *,
     num_shards: int = 8,
+    group_size: int | None = None,
+    store: ImageStore | None = None,
 ) -> dict[str, int]:
     """Writes a log as a data set.
 
     Args:
         log: Which.
         config: How its rows become samples.
-        sources: Its files in order, as they come or as .gz.
+        sources: Its files in order, as they come, as .gz, or as Parquet.
         directory: The data set directory to fill.
         num_shards: Files per split.
+        group_size: Most impressions of a group; None stores each by itself.
+        store: The images of a log that has ids of images; it stays where it is.
 
     Returns:
         The number of samples by split.
@@ -162,58 +175,79 @@ def prepare(
     Raises:
         SampleError: If a file is missing or holds something else; names the row.
     """
-    if not sources:
-        raise SampleError(f"{log.title}: no file is named; give --source=FILE[,FILE...]")
+    checked(sources)
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    splits = _Splits(config, _count_rows(log, sources) if config.holdout == LAST else 0)
-    maps = _fit(log, config, sources, splits)
-    schema = _schema(log, config, maps)
-    counts = dict.fromkeys(SPLITS, 0)
+    splits = _Splits(log, config, sources)
+    columns = _columns(log, config, sources, splits)
+    schema = _schema(log, config, columns)
+    missing = MissingImages(store)
     with contextlib.ExitStack() as stack:
         writers = [
-            stack.enter_context(SampleWriter(directory, schema, split, num_shards))
+            stack.enter_context(SampleWriter(directory, schema, split, num_shards, group_size))
             for split in SPLITS
         ]
         splits.restart()
-        for block in _blocks(log, sources, "writing"):
-            columns = {log.label: _labels(log, block).tolist()}
-            columns |= {name: maps[name](block).tolist() for name in maps}
-            columns |= {name: ids.tolist() for name, ids in log.derive(block).items()}
-            indices = splits.take(len(columns[log.label])).tolist()
-            for index, row in zip(indices, zip(*columns.values(), strict=True), strict=True):
-                writers[index].write(dict(zip(columns, row, strict=True)))
-        for split, writer in zip(SPLITS, writers, strict=True):
-            counts[split] = writer.num_written
-    described = {name: one.described for name, one in maps.items()}
+        for block in read_blocks(log, sources, log.columns, "writing"):
+            values = {column.field.name: column(block) for column in columns}
+            values |= {name: ids.tolist() for name, ids in log.derive(block).items()}
+            indices = splits.take(block).tolist()
+            rows = zip(indices, zip(*values.values(), strict=True), strict=True)
+            for place, (index, row) in enumerate(rows):
+                try:
+                    writers[index].write(dict(zip(values, row, strict=True)))
+                except SampleError as error:
+                    raise SampleError(f"{block.rows[place]}: {error}") from None
+            for name in log.images:
+                missing.add(values[name])
+            for name in log.image_lists:
+                missing.add([image for row in values[name] for image in row])
+        counts = {split: w.num_written for split, w in zip(SPLITS, writers, strict=True)}
+        check_splits(config.holdout, counts)
+        for writer in writers:
+            writer.close()
+    described = {c.field.name: c.described for c in columns if c.described}
     write_atomically(directory / COLUMNS_FILE, json.dumps(described, ensure_ascii=False) + "\n")
+    if store is not None:
+        set_image_store(directory, store.paths[0])
     add_info(
         directory,
         source=log.title,
-        click=f"column {log.label}",
+        click=f"column {log.labels[0]}",
         config=dataclasses.asdict(config),
+        **missing.facts(),
     )
     return counts
 
 
-@dataclasses.dataclass
-class _Column:
-    """A column of the log as a field: how it is stored, and what that is, as JSON."""
-
-    field: Field
-    map: Callable[[Block], np.ndarray]
-    described: dict[str, object]
-
-    def __call__(self, block: Block) -> np.ndarray:
-        return self.map(block)
+def check_splits(holdout: str, counts: Mapping[str, int]) -> None:
+    """Raises SampleError if a split is empty, which could not be trained on or measured."""
+    empty = [split for split, count in counts.items() if not count]
+    if empty:
+        cure = "give more of them"
+        if holdout == LAST:
+            cure += ", or --holdout=random if times hardly differ"
+        raise SampleError(
+            f"of {sum(counts.values()):,} samples none is in {' and '.join(empty)}; {cure}"
+        )
 
 
 class _Splits:
     """Says which split each row belongs to, in order, the same each time."""
 
-    def __init__(self, config: ClickLogConfig, num_rows: int) -> None:
+    def __init__(self, log: ClickLog, config: ClickLogConfig, sources: Sequence[str]) -> None:
         self._config = config
-        self._num_rows = num_rows
+        self._time = log.time if config.holdout == LAST else ""
+        self._num_rows = 0
+        self._limits = np.empty(0)
+        if self._time:
+            times = UniformSample(seed=config.seed)
+            for block in read_blocks(log, sources, [log.time], "measuring"):
+                times.add(time_values(block, log.time))
+            self._limits = times.quantiles(np.array([1 - 2 * SHARE, 1 - SHARE]))
+        elif config.holdout == LAST:
+            blocks = read_blocks(log, sources, log.labels[:1], "measuring")
+            self._num_rows = sum(map(len, blocks))
         self.restart()
 
     def restart(self) -> None:
@@ -224,8 +258,12 @@ class _Splits:
         self._of_validation = np.random.default_rng([seed, 1, self._config.fold])
         self._next = 0
 
-    def take(self, count: int) -> np.ndarray:
+    def take(self, block: Block) -> np.ndarray:
         """Returns the splits of the next rows, indices into `SPLITS`, int64 [n]."""
+        count = len(block)
+        if self._time:
+            times = time_values(block, self._time)
+            return (times[:, None] > self._limits).sum(axis=1)
         if self._config.holdout == LAST:
             place = (self._next + np.arange(count)) / self._num_rows
             self._next += count
@@ -238,170 +276,68 @@ class _Splits:
         return np.where(is_test, 2, is_validation.astype(np.int64))
 
 
-def _fit(
+def time_values(block: Block, name: str) -> np.ndarray:
+    """Returns times as numbers that grow with them, float64 [n].
+
+    Raises:
+        SampleError: Naming the row, if one is neither a number nor a date as of ISO 8601.
+    """
+    column = block.columns[name]
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        with contextlib.suppress(pa.ArrowInvalid):  # Numbers then, or named below.
+            column = column.cast(pa.timestamp("us"))
+    if pa.types.is_temporal(column.type):
+        column = column.cast(pa.timestamp("us")).cast(pa.int64())
+    times = numbers(column, name, block.rows)
+    if np.isnan(times).any():
+        index = int(np.flatnonzero(np.isnan(times))[0])
+        raise SampleError(f"{block.rows[index]}: column {name!r} is nothing, wanted a time")
+    return times
+
+
+def _columns(
     log: ClickLog, config: ClickLogConfig, sources: Sequence[str], splits: _Splits
-) -> dict[str, _Column]:
-    """Counts what has to be known of the training split, and makes the columns' maps."""
-    counters = {} if config.hash_size else {name: ValueCounter() for name in log.values}
+) -> list[Column]:
+    """Makes the columns, after counting what has to be known of the training split."""
+    sides = {**log.values, **log.lists}
+    counters = {} if config.hash_size else {name: ValueCounter() for name in sides}
     number_map = NumberMap(config.numbers) if config.numbers in NUMBER_MAPS else None
     is_fitted = config.numbers == BUCKETS or (number_map and number_map.needs_statistics)
     spreads = {name: NumberStatistics() for name in log.numbers} if is_fitted else {}
     if counters or spreads:
-        for block in _blocks(log, sources, "counting"):
-            is_trained = splits.take(len(block.columns[log.label])) == 0
+        wanted = [log.labels[0], *counters, *spreads, *([log.time] if log.time else [])]
+        for block in read_blocks(log, sources, list(dict.fromkeys(wanted)), "counting"):
+            is_trained = splits.take(block) == 0
             for name, counter in counters.items():
-                counter.add(block.columns[name].filter(pa.array(is_trained)))
+                column = block.columns[name]
+                if name in log.lists:
+                    column = lists(block, name, log.separator)
+                column = column.filter(pa.array(is_trained))
+                counter.add(column.flatten() if name in log.lists else column)
             for name, spread in spreads.items():
                 found = numbers(block.columns[name], name, block.rows)[is_trained]
                 spread.add(number_map.unscaled(found) if number_map else found)
-    columns: dict[str, _Column] = {}
-    for name in log.numbers:
-        columns[name] = _number_column(name, config, spreads.get(name))
-    for name, side in log.values.items():
-        vocabulary = counters[name].vocabulary(config.min_count) if counters else None
-        columns[name] = _value_column(name, side, config, vocabulary)
-        counters.pop(name, None)  # It may be large.
+    columns = [label_column(name, log.label_threshold) for name in log.labels]
+    width = config.embedding_width
+    for name, side in log.numbers.items():
+        spread = spreads.get(name)
+        columns.append(number_column(name, side, config.numbers, config.buckets, width, spread))
+    for name, side in sides.items():
+        vocabulary = counters.pop(name).vocabulary(config.min_count) if counters else None
+        separator = log.separator if name in log.lists else None
+        columns.append(value_column(name, side, vocabulary, config.hash_size, width, separator))
+    columns += [image_column(name, side) for name, side in log.images.items()]
+    columns += [image_column(n, side, log.separator) for n, side in log.image_lists.items()]
+    if log.group:
+        columns.append(group_column(log.group, GROUP))
     return columns
 
 
-def _number_column(name: str, config: ClickLogConfig, spread: NumberStatistics | None) -> _Column:
-    def read(block: Block) -> np.ndarray:
-        return numbers(block.columns[name], name, block.rows)
-
-    described: dict[str, object] = {"numbers": config.numbers}
-    if config.numbers in NUMBER_MAPS:
-        number_map = NumberMap(config.numbers)
-        if spread is not None:
-            number_map = number_map.fitted(spread)
-            described |= {"mean": number_map.mean, "deviation": number_map.deviation}
-        return _Column(Field(name, "dense"), lambda block: number_map(read(block)), described)
-    size, ids = LOG_BUCKET_IDS, log_bucket_ids
-    if spread is not None:
-        bucketing = Bucketing(tuple(spread.limits(config.buckets).tolist()))
-        size, ids = bucketing.size, bucketing.ids
-        described["limits"] = bucketing.limits
-    field = Field(name, "sparse", vocabulary_size=size, embedding_width=config.embedding_width)
-    return _Column(field, lambda block: ids(read(block)), described)
-
-
-def _value_column(
-    name: str, side: str, config: ClickLogConfig, vocabulary: Vocabulary | None
-) -> _Column:
-    size = config.hash_size if vocabulary is None else vocabulary.size
-    field = Field(
-        name,
-        "sparse",
-        side=side,
-        vocabulary_size=size,
-        embedding_width=config.embedding_width,
-    )
-    if vocabulary is None:
-        return _Column(
-            field, lambda block: hash_ids(block.columns[name], size), {"hash_size": size}
-        )
-    return _Column(
-        field, lambda block: vocabulary.ids(block.columns[name]), {"values": vocabulary.values}
-    )
-
-
-def _schema(log: ClickLog, config: ClickLogConfig, maps: Mapping[str, _Column]) -> Schema:
+def _schema(log: ClickLog, config: ClickLogConfig, columns: Sequence[Column]) -> Schema:
     derived = tuple(
         dataclasses.replace(field, embedding_width=config.embedding_width) for field in log.derived
     )
-    fields = (*(column.field for column in maps.values()), *derived, Field(log.label, "label"))
-    return Schema(fields)
-
-
-def _labels(log: ClickLog, block: Block) -> np.ndarray:
-    labels = numbers(block.columns[log.label], log.label, block.rows)
-    wrong = np.flatnonzero((labels != 0) & (labels != 1))
-    if len(wrong):
-        index = int(wrong[0])
-        shown = block.columns[log.label][index].as_py()
-        raise SampleError(f"{block.rows[index]}: column {log.label!r} is {shown!r}, wanted 0 or 1")
-    return labels
-
-
-def _count_rows(log: ClickLog, sources: Sequence[str]) -> int:
-    return sum(
-        len(block.columns[log.label]) for block in _blocks(log, sources, "measuring", [log.label])
-    )
-
-
-def _blocks(
-    log: ClickLog, sources: Sequence[str], doing: str, wanted: Sequence[str] | None = None
-) -> Iterator[Block]:
-    """Reads the files in blocks, with a bar of the bytes read."""
-    wanted = wanted or list(
-        dict.fromkeys([log.label, *log.numbers, *log.values, *log.derived_from])
-    )
-    total = sum(files.size(path) for path in _checked(sources))
-    with tqdm(None, doing, total, disable=None, unit="B", unit_scale=True) as progress:
-        for path in sources:
-            delimiter = _delimiter(log, path)
-            with open(path, "rb") as raw:
-                yield from _blocks_of(log, path, raw, delimiter, wanted, progress)
-
-
-def _checked(sources: Sequence[str]) -> Sequence[str]:
-    for path in sources:
-        if not os.path.isfile(path):
-            raise SampleError(f"{path} is not a file; --source names the files of the log")
-    return sources
-
-
-def _stream(path: str, raw: BinaryIO) -> Any:
-    return pa.CompressedInputStream(raw, "gzip") if path.endswith(".gz") else raw
-
-
-def _delimiter(log: ClickLog, path: str) -> str:
-    """Returns the delimiter that the beginning of a file has most of."""
-    with open(path, "rb") as raw, _reading(log, path):
-        beginning = _stream(path, raw).read(1 << 16).partition(b"\n")[0]
-    return max(log.delimiters, key=lambda delimiter: beginning.count(delimiter.encode()))
-
-
-def _blocks_of(
-    log: ClickLog,
-    path: str,
-    raw: BinaryIO,
-    delimiter: str,
-    wanted: Sequence[str],
-    progress: tqdm,
-) -> Iterator[Block]:
-    first, done = 1 if log.names else 2, 0  # A header is a row too.
-    with _reading(log, path):
-        reader = pyarrow.csv.open_csv(
-            _stream(path, raw),
-            pyarrow.csv.ReadOptions(
-                column_names=list(log.names) if log.names else None, block_size=_BLOCK_BYTES
-            ),
-            pyarrow.csv.ParseOptions(delimiter=delimiter, quote_char=False),
-            pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(wanted, pa.string()),
-                include_columns=list(wanted),
-                null_values=[""],
-                strings_can_be_null=True,
-            ),
-        )
-    while True:
-        with _reading(log, path):
-            try:
-                batch = reader.read_next_batch()
-            except StopIteration:
-                return
-        yield Block(Rows(path, first), dict(zip(batch.schema.names, batch.columns, strict=True)))
-        first += batch.num_rows
-        progress.update(raw.tell() - done)
-        done = raw.tell()
-
-
-@contextlib.contextmanager
-def _reading(log: ClickLog, path: str) -> Iterator[None]:
-    """Says what is wrong with a file in one line."""
-    try:
-        yield
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, EOFError) as error:
-        reason = " ".join(str(error).split())
-        shown = reason if len(reason) <= 200 else reason[:197] + "..."
-        raise SampleError(f"{path} is no {log.title} ({shown}); wanted {log.form}") from None
+    fields = [column.field for column in columns]
+    labels = [field for field in fields if field.kind == "label"]
+    others = [field for field in fields if field.kind != "label"]
+    return Schema((*others, *derived, *labels), item=log.item or None)

@@ -15,6 +15,6 @@ CRITEO = ClickLog(
     form="40 columns between tabs without a header: label, I1 to I13, C1 to C26",
     names=("click", *_NUMBERS, *_VALUES),
     delimiters="\t,",
-    numbers=_NUMBERS,
+    numbers=dict.fromkeys(_NUMBERS, "context"),
     values=dict.fromkeys(_VALUES, "context"),
 )

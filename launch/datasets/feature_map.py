@@ -115,6 +115,9 @@ def apply(
     """
     samples = Samples.open(directory)
     for name in samples.manifest.images:
+        same = _of_one_file(samples, name)
+        if name != same[0]:
+            continue
         store = ImageStore.open(samples.image_store_path(name))
         path = pathlib.Path(directory, f"{pathlib.Path(store.paths[0]).stem}.h5")
         mapped = path.with_suffix(".mapped.h5")
@@ -125,7 +128,8 @@ def apply(
             pathlib.Path(old).unlink()
         mapped.rename(path)
         _map_file(mapped).rename(_map_file(path))
-        set_image_store(directory, path.name, name)
+        for other in same:
+            set_image_store(directory, path.name, other)
 
 
 def apply_to_store(
@@ -178,13 +182,23 @@ def apply_to_store(
 
 
 def shown_images(samples: Samples, name: str, store: ImageStore) -> np.ndarray:
-    """Returns the images of a store that the training split shows, ascending, int64 [n]."""
-    fields = [f.name for f in samples.schema.of_kind(IMAGE) if f.store_name == name]
+    """Returns the images of a store that the training split shows, ascending, int64 [n].
+
+    Those of other stores of the same file too, which share its features.
+    """
+    names = _of_one_file(samples, name)
+    fields = [f.name for f in samples.schema.of_kind(IMAGE) if f.store_name in names]
     shown: set[int] = set()
     for batch in samples.dataset("train", 4096, fields=fields, only_inputs=False):
         for field in fields:
             shown.update(np.unique(batch[field].numpy()).tolist())
     return np.intersect1d(np.array(sorted(shown), np.int64), store.ids)
+
+
+def _of_one_file(samples: Samples, name: str) -> list[str]:
+    """Returns the names of all stores that are the file of this one."""
+    images = samples.manifest.images
+    return [n for n in images if images[n] == images[name]] if name in images else [name]
 
 
 def _moments(store: ImageStore, ids: np.ndarray, *, full: bool) -> tuple[np.ndarray, np.ndarray]:

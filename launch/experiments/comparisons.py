@@ -5,6 +5,7 @@ An experiment is a few variants of a run; copy one to make another.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping
 
@@ -22,6 +23,7 @@ from launch.experiments.plan import (
 
 _IDS = Variant({"model": "embedding_mlp"}, family=IDS)
 _CLICKS = ("synthetic", "movielens")
+_LOGS = ("criteo", "avazu")
 _ALL = (*_CLICKS, "tiktok-new", "tiktok-known")
 
 
@@ -47,12 +49,17 @@ _IMAGES_BESIDE: Mapping[str, object] = {"images": "both"}
 _LONGER = ", longer"
 
 
-def _mutual(alone: Mapping[str, Variant], tuning: Mapping[str, object]) -> dict[str, Variant]:
+def _mutual(
+    alone: Mapping[str, Variant],
+    tuning: Mapping[str, object],
+    ways: Mapping[str, Mapping[str, object]] | None = None,
+) -> dict[str, Variant]:
     """Models alone and together, from the start and after training alone, and the fair control.
 
     Args:
         alone: The models by name, from two on; the first of them are those of N = 2, 3, 4, 6.
         tuning: What differs in training that begins with trained models.
+        ways: Other ways to train four together by name -> what differs.
     """
     names = tuple(alone)
     variants = dict(alone)
@@ -62,12 +69,16 @@ def _mutual(alone: Mapping[str, Variant], tuning: Mapping[str, object]) -> dict[
             changes, family=variant.family, after=name, baseline=name
         )
     four = names[:4]
-    variants["average of 4"] = Variant({"epochs": 0}, members=four)
-    variants["4 from scratch"] = Variant({}, members=four, is_scratch=True)
+    # Of the whole: passes, patience, batches.
+    together = functools.partial(Variant, family=alone[names[0]].family)
+    variants["average of 4"] = together({"epochs": 0}, members=four)
+    variants["4 from scratch"] = together({}, members=four, is_scratch=True)
     for pair in itertools.combinations(four, 2):
-        variants[" and ".join(pair)] = Variant(dict(tuning), members=pair)
+        variants[" and ".join(pair)] = together(dict(tuning), members=pair)
     for count in (3, 4, 6):
-        variants[f"{count} together"] = Variant(dict(tuning), members=names[:count])
+        variants[f"{count} together"] = together(dict(tuning), members=names[:count])
+    for way, changes in (ways or {}).items():
+        variants[f"4 together, {way}"] = together({**tuning, **changes}, members=four)
     return variants
 
 
@@ -159,6 +170,31 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         ),
         baseline="embedding_mlp",
         data=_CLICKS,
+        metrics=(AUC,),
+        is_relative=True,
+        control=_LONGER,
+    ),
+    "mutual_zoo": Experiment(
+        title="Mutual learning of models of field interactions (arXiv 2406.12087)",
+        variants=_mutual(
+            {
+                **{
+                    model: Variant({"model": model}, family=IDS)
+                    for model in ("deepfm", "dcn", "pnn", "fibinet", "dcn_v2")
+                },
+                "pnn_outer": Variant(
+                    {"model": "pnn", "interaction": ("products=outer",)}, family=IDS
+                ),
+            },
+            tuning={"epochs": 3, "learning_rate": 0.0003},
+            ways={
+                "logit": {"agreement": "logit"},
+                "kl": {"agreement": "kl"},
+                "warm-up": {"mutual_warm_up": 30},
+            },
+        ),
+        baseline="deepfm",
+        data=_LOGS,
         metrics=(AUC,),
         is_relative=True,
         control=_LONGER,

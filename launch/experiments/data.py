@@ -34,7 +34,8 @@ class Data:
     Attributes:
         title: In a few words.
         prepare: Kind and flags of `launch.prepare`; "{shared}" stands for the directory of data
-            that the project may not ship, "{seed}" for the seed of a run.
+            that the project may not ship, "{seed}" for the seed of a run, which may be its fold of
+            a cross-validation.
         metrics: What tables show.
         settings: Attributes of `RunConfig` by family; for `BEHAVIOURS` and `JOINT` those of
             `IMAGES` count too.
@@ -128,6 +129,11 @@ _POSTERS = (
     "--combiner=mean",
 )
 
+_CRITEO_FILES = ("criteo_train.tsv", "criteo_dev.tsv", "criteo_test.tsv")
+# The seed of a run is its fold; all folds cut the same order of the same rows.
+_FOLDS = ("--folds=5", "--fold={seed}", "--seed=1", "--num_shards=1")
+_LOG: Mapping[str, Any] = {"learning_rate": 0.001, "batch_size": 256, "patience": 2}
+
 DATA: Mapping[str, Data] = {
     "synthetic": Data(
         title="synthetic clicks in which images carry taste; the best reachable AUC is known",
@@ -147,10 +153,10 @@ DATA: Mapping[str, Data] = {
         ),
         metrics=(AUC, GAUC, NEW_AUC),
         settings={
-            IDS: {**_SYNTHETIC, "id_l2": 1.0, "id_dropout": 0.5},
-            IMAGES: {**_SYNTHETIC, "id_dropout": 0.9, "tower": (64, 12)},
+            IDS: {**_SYNTHETIC, "id_l2": 0.3, "id_dropout": 0.5},
+            IMAGES: {**_SYNTHETIC, "id_l2": 0.1, "id_dropout": 0.9, "tower": (64, 12)},
             # What an ad's id would say, its image does; where it is not seen the id is needed.
-            BEHAVIOURS: {"aggregator": "mean", "id_l2": 1.0, "id_dropout": 0.5},
+            BEHAVIOURS: {"aggregator": "mean", "id_l2": 0.3, "id_dropout": 0.5},
             JOINT: {"aggregator": "multi_query", "image_products": True},
         },
         segment_steps=188,
@@ -187,6 +193,32 @@ DATA: Mapping[str, Data] = {
         settings=_TIKTOK_SETTINGS,
         segment_steps=120,
     ),
+    "criteo": Data(
+        title="Criteo, the first 8,000 rows of its log; a seed is a fold of a cross-validation",
+        prepare=(
+            "criteo",
+            "--source=" + ",".join(f"{{shared}}/criteo/{name}" for name in _CRITEO_FILES),
+            "--min_count=4",
+            "--embedding_width=8",
+            *_FOLDS,
+        ),
+        metrics=(AUC,),
+        settings={IDS: {**_LOG, "epochs": 6}},
+        segment_steps=23,
+    ),
+    "avazu": Data(
+        title="Avazu, the first 9,999 rows of its log; a seed is a fold of a cross-validation",
+        prepare=(
+            "avazu",
+            "--source={shared}/avazu/avazu_train_10k.csv",
+            "--min_count=4",
+            "--embedding_width=8",
+            *_FOLDS,
+        ),
+        metrics=(AUC,),
+        settings={IDS: {**_LOG, "epochs": 8}},
+        segment_steps=29,
+    ),
 }
 
 
@@ -213,7 +245,7 @@ def prepare(
     if data.needs_shared and shared is None:
         raise ConfigError(
             f"--data={name} needs --shared=DIR, the directory with data that this project may not "
-            "ship (movielens/, tiktok/); --data=synthetic needs nothing"
+            "ship (movielens/, tiktok/, criteo/, avazu/); --data=synthetic needs nothing"
         )
     programs.run("launch.prepare", *data.flags(shared, seed, part), f"--out={directory}")
     return directory

@@ -25,6 +25,7 @@ from launch.run_directory import FIRST_LABEL, FULL_START, MUTUAL, RunConfig
 
 _PLACES = ("dataset", "warm_start")  # Attributes that hold paths, which do not change a result.
 _OF_MUTUAL = ("members", "agreement", "mutual_weight", "mutual_warm_up")
+_ADDED = {"interaction": (), "activation": "", "separate_towers": False, "store_servers": ()}
 _OF_THE_WHOLE = (*_OF_MUTUAL, "epochs", "patience", "batch_size")
 
 
@@ -249,9 +250,8 @@ def _facts_of(config: RunConfig) -> dict[str, Any]:
     else:
         # As before there was such training, so that results from then still count.
         facts = {k: v for k, v in facts.items() if k not in _OF_MUTUAL}
-    if not config.interaction:
-        del facts["interaction"]  # Likewise.
-    return facts
+    # Likewise.
+    return {k: v for k, v in facts.items() if k not in _ADDED or v != _ADDED[k]}
 
 
 def _command(job: one_run.Job) -> str:

@@ -19,6 +19,7 @@ from launch.kubernetes.job_config import JobConfig
 from launch.local_cluster import parse_cluster
 from launch.run_directory import RunConfig, RunDirectory, read_json
 from launch.step_logger import History
+from launch.store_servers import servers_of
 from tests.amstf.data.conftest import SCHEMA, write_samples
 from tests.hostile.strategies import (
     broken_bytes,
@@ -190,6 +191,7 @@ NUMBERS = st.lists(st.one_of(st.integers().map(str), st.text(max_size=4)), max_s
 @given(NUMBERS)
 @example(["9" * 5000])
 @example(["²"])
+@example(["a:1", "a:2", "b:1"])
 def test_list_flags(values):
     widths = good_or_refused(lambda: flag_values.widths("hidden", values), "--hidden")
     assert widths is None or all(0 < width <= 1 << 20 for width in widths)
@@ -197,6 +199,8 @@ def test_list_flags(values):
         lambda: AmsConfig(image_servers=flag_values.image_servers(values)), "image_servers"
     )
     assert servers is None or len(servers.image_servers) == len(values)
+    of_stores = good_or_refused(lambda: servers_of(values), "store_servers")
+    assert of_stores is None or sum(map(len, of_stores.values())) == len(values)
 
 
 MOVIELENS = {

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import tensorflow as tf
+import tf_keras
 
 import models
 from amstf.errors import ConfigError, SchemaError
@@ -12,6 +13,7 @@ from amstf.schema import Field, Schema
 from launch import run_directory
 from launch.click_model import labels_of, make_model, make_run_model, open_stores, open_stores_of
 from launch.run_directory import RunConfig, RunDirectory
+from launch.store_servers import check_are_in_cluster
 from models import Dicm, Din, EmbeddingMlp, LogisticRegression, TwoTower
 from models.id_embedding import of_width
 from tests.exports import write_dataset
@@ -137,6 +139,67 @@ def test_every_aggregator(samples, aggregator):
 
 def test_the_names_of_aggregators_are_those_of_the_models():
     assert run_directory.AGGREGATORS == models.AGGREGATORS
+
+
+TWO_STORES = Schema(
+    tuple(
+        dataclasses.replace(f, store={"ad": "ads", "user": "users"}[f.side])
+        if f.kind == "image"
+        else f
+        for f in CLICK_SCHEMA.fields
+    )
+)
+
+
+@pytest.mark.parametrize("model", ["lr", "dicm", "prerank"])
+def test_an_e_and_servers_of_its_own_for_each_store(samples, model):
+    store = open_stores(samples)["images"]
+    stores = {"ads": store, "users": store}
+    shared = make_model(config(model=model, images="both"), TWO_STORES, stores)
+    assert len({id(e.embedding_model) for e in shared.image_embeddings.values()}) == 1
+    servers = ("users:0", "ads:1", "ads:2")
+    wanted = config(
+        model=model, images="both", separate_towers=True, activation="relu", store_servers=servers
+    )
+    made = make_model(wanted, TWO_STORES, stores)
+    layers = made.image_embeddings
+    assert {n: e.embedding_model.name for n, e in layers.items()} == {
+        "ads": "image_tower_ads",
+        "users": "image_tower_users",
+    }
+    assert {n: e.servers for n, e in layers.items()} == {"ads": (1, 2), "users": (0,)}
+    activations = [
+        layer.activation.__name__
+        for e in layers.values()
+        for layer in e.embedding_model.layers
+        if isinstance(layer, tf_keras.layers.Activation)
+    ]
+    assert activations == ["relu"] * 4
+    mlps = {"lr": [], "dicm": ["mlp"], "prerank": ["user_tower", "ad_tower"]}[model]
+    kinds = {type(part) for name in mlps for part in getattr(made, name)._flatten_layers()}
+    assert tf_keras.layers.PReLU not in kinds
+    assert made(BATCH).shape == (3, 1)
+    # Servers of a store that the model does not see are no mistake, those of none are.
+    alone = make_model(dataclasses.replace(wanted, images="ad"), TWO_STORES, stores)
+    assert {n: e.servers for n, e in alone.image_embeddings.items()} == {"ads": (1, 2)}
+    with pytest.raises(
+        ConfigError, match=r"--store_servers: .* no image store 'x', but ads, users"
+    ):
+        make_model(dataclasses.replace(wanted, store_servers=("x:0",)), TWO_STORES, stores)
+
+
+@pytest.mark.parametrize("setting", ["ads", "ads:", ":1", "ads:-1", "ads:²", "ads:12345", 7])
+def test_servers_of_stores_are_read_or_refused(setting):
+    with pytest.raises(ConfigError, match=r"store_servers has .*; wanted STORE:SERVER"):
+        config(model="dicm", store_servers=(setting,))
+
+
+def test_servers_of_stores_that_cannot_be():
+    with pytest.raises(ConfigError, match=r"store_servers, 'ads': .* each once"):
+        config(model="dicm", store_servers=("ads:1", "ads:1"))
+    check_are_in_cluster(["ads:1"], 2)
+    with pytest.raises(ConfigError, match="has ads:2, and the cluster has 2 parameter servers"):
+        check_are_in_cluster(["ads:0", "ads:2"], 2)
 
 
 def test_labels_are_all_or_the_first():

@@ -68,6 +68,7 @@ def test_an_existing_data_set_needs_overwrite(made):
         (["synthetic", "--out=x", "--users=0"], "error: --users is 0; it must be at least 1"),
         (["synthetic", "--out=x", "--group_size=9"], "error: --group_size has a meaning with --gr"),
         (["movielens", "--out=x"], "error: movielens needs --ratings"),
+        (["crossmedia", "--out=x"], "error: crossmedia needs --samples"),
         (["tiktok", "--out=x", "--render=y"], "error: --render draws the items of synthetic only"),
         (
             ["criteo", "--out=x"],

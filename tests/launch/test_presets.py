@@ -3,6 +3,7 @@
 import pytest
 from absl import flags
 
+from amstf.config import AmsConfig
 from amstf.errors import ConfigError
 from launch import presets
 from launch.experiments.data import DATA
@@ -60,16 +61,17 @@ def test_unknown_presets_are_told_which_there_are(values):
 
 
 def test_every_preset_is_a_configuration():
-    fields = set(RunConfig.__dataclass_fields__)
+    fields, of_servers = set(RunConfig.__dataclass_fields__), set(AmsConfig.__dataclass_fields__)
     for name in presets.names():
         assigned = presets.load(name)
-        assert set(assigned) <= fields, name
+        assert set(assigned) <= fields | of_servers, name
         config = {
             "dataset": "x", "model": "dicm", "hidden": (4,), "dropout": 0.0, "tower": (4,),
             "tower_dropout": 0.0, "aggregator": "sum", "missing": "error", "batch_size": 2,
             "epochs": 1, "learning_rate": 0.1, "seed": 0, "patience": 0,
         }  # fmt: skip
-        RunConfig(**{**config, **assigned})
+        ams = AmsConfig(**{n: assigned.pop(n) for n in of_servers & set(assigned)})
+        RunConfig(**{**config, **assigned}, ams=ams)
 
 
 @pytest.mark.parametrize(("name", "data"), [("movielens", "movielens"), ("tiktok", "tiktok-new")])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from launch.run_directory import read_rows
+from launch.run_rows import read_rows
 from tests.cluster import run_on_cluster
 from tests.launch.test_train import PASS, evaluate, report_of, train
 

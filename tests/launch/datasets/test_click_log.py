@@ -10,7 +10,7 @@ import pytest
 
 from amstf.data import Samples
 from amstf.errors import ConfigError, SampleError
-from launch.datasets import click_log
+from launch.datasets import click_log, log_files
 from launch.datasets.avazu import AVAZU
 from launch.datasets.click_log import ClickLogConfig
 from launch.datasets.columns import hash_ids
@@ -146,7 +146,7 @@ def test_several_files_gzip_and_commas_are_the_same_log(source, tmp_path):
 
 def test_blocks_do_not_matter(source, tmp_path, monkeypatch):
     want = prepared(source, tmp_path / "want")
-    monkeypatch.setattr(click_log, "_BLOCK_BYTES", 500)
+    monkeypatch.setattr(log_files, "_BLOCK_BYTES", 500)
     assert prepared(source, tmp_path / "small") == want
 
 

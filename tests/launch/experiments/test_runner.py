@@ -134,6 +134,27 @@ def test_other_flags_are_other_data(tmp_path):
     assert SMALL.directory(tmp_path, "small", 0, "") == SMALL.directory(tmp_path, "small", 1, "")
 
 
+@pytest.mark.parametrize("name", ["criteo", "avazu"])
+def test_a_seed_is_a_fold_of_the_same_rows(name, tmp_path):
+    log = data.DATA[name]
+    assert log.is_per_seed
+    assert len({log.directory(tmp_path, name, seed, "") for seed in range(5)}) == 5
+    for seed in range(5):
+        flags = set(log.flags(tmp_path, seed, ""))
+        assert {"--folds=5", f"--fold={seed}", "--seed=1"} <= flags
+    with pytest.raises(ConfigError, match=f"--data={name} needs --shared=DIR.*criteo/, avazu/"):
+        data.prepare(name, tmp_path, None, 0, "")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_has_settings_for_its_data(name, tmp_path):
+    experiment = EXPERIMENTS[name]
+    for of_data in experiment.data:
+        wanted = runner.Plan(name, experiment, of_data, range(2), tmp_path, tmp_path)
+        tasks = {task.key for task in runner._tasks(wanted)}
+        assert tasks == {(variant, seed) for variant in experiment.variants for seed in range(2)}
+
+
 def test_every_experiment_is_on_the_help_page():
     # A process of its own: the flags of programs share one namespace.
     page = subprocess.run(
