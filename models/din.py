@@ -13,7 +13,8 @@ from amstf.schema import SIDES, SPARSE, WEIGHTED_SPARSE, Field, Schema
 from models.attention import AttentivePooling
 from models.blocks import Mlp
 from models.embedding_mlp import EmbeddingMlp
-from models.id_embedding import FlatIds, IdEmbedding
+from models.flat_ids import FlatIds
+from models.id_embedding import IdEmbedding
 from models.keras_names import PACKAGE
 from models.single_ids import per_sample
 

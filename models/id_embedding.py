@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,29 +14,18 @@ import tf_keras as keras
 from amstf.errors import SchemaError
 from amstf.layers import DynamicEmbedding
 from amstf.layers.rows import take_rows
-from amstf.schema import DENSE, NO_ID, SIDES, SPARSE, WEIGHTED_SPARSE, Field, Schema
+from amstf.schema import DENSE, SIDES, SPARSE, WEIGHTED_SPARSE, Field, Schema
+from models.flat_ids import FlatIds, combine_rows, flat_ids
 from models.id_regularization import IdRegularization
 from models.keras_names import PACKAGE
 from models.single_ids import (
     Embedded,
     Place,
-    check_dtype,
     embed_single,
     groups_of,
-    one_per_sample,
     per_sample,
     value_of,
 )
-
-
-class FlatIds(NamedTuple):
-    """The N values of a field that are not padding, whatever form the field came in."""
-
-    values: tf.Tensor  # [N] int64 or string
-    samples: tf.Tensor  # [N] int64, ascending: which row of the field a value belongs to
-    weights: tf.Tensor | None  # [N] float32, of weighted fields
-    batch_size: tf.Tensor  # []: rows of the field
-    groups: tf.Tensor | None  # [B] int64: the row of each sample, of fields that samples share
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
@@ -217,7 +206,7 @@ class IdEmbedding(keras.layers.Layer):
         single = [f for f in wanted if f.num_ids and f.table_name in self._plain_tables]
         others = [f for f in wanted if f.num_ids and f.table_name not in self._plain_tables]
         dynamic = [f for f in wanted if f.dynamic]
-        flat = {f.name: _flat_ids(f, inputs) for f in (*others, *dynamic)}
+        flat = {f.name: flat_ids(f, inputs) for f in (*others, *dynamic)}
         rows: dict[str, tf.Tensor] = {}
         for table in self.tables:
             fields = [f for f in others if f.table_name == table]
@@ -259,7 +248,7 @@ class IdEmbedding(keras.layers.Layer):
         Returns:
             Field name -> [B, width].
         """
-        return {name: _combine(self.schema[name], rows[name], flat[name]) for name in rows}
+        return {name: combine_rows(self.schema[name], rows[name], flat[name]) for name in rows}
 
     def _embed_single(
         self, fields: Sequence[Field], inputs: Mapping[str, tf.Tensor], training: bool
@@ -337,7 +326,7 @@ class IdEmbedding(keras.layers.Layer):
         fields = [f for f in self.fields if f.num_ids and f.table_name in counts]
         for batch in batches:
             for field in fields:
-                flat = _flat_ids(field, batch)
+                flat = flat_ids(field, batch)
                 indices = self._indices(field, flat.values).numpy()
                 times = np.ones(len(indices))
                 if flat.groups is not None:  # A group's ids occur in each of its samples.
@@ -399,54 +388,6 @@ def widths_of(schema: Schema, sides: Sequence[str] = SIDES) -> dict[int, list[st
         if field.side in sides:
             widths.setdefault(field.embedding_width, []).append(field.name)
     return widths
-
-
-def _flat_ids(field: Field, inputs: Mapping[str, Any]) -> FlatIds:
-    ids = value_of(field.name, inputs)
-    weights = value_of(field.weight_name, inputs) if field.kind == WEIGHTED_SPARSE else None
-    if not field.is_list:
-        values = one_per_sample(field, ids)
-        batch_size = tf.size(values, tf.int64)
-        samples = tf.range(batch_size)
-    elif isinstance(ids, tf.RaggedTensor):
-        values, samples, batch_size = ids.values, ids.value_rowids(), ids.nrows()
-        if weights is not None:
-            weights = weights.values
-    else:
-        if ids.shape.rank != 2:
-            raise SchemaError(f"field {field.name!r} has shape {ids.shape}; wanted [B, T]")
-        size, length = tf.unstack(tf.shape(ids, tf.int64))
-        values, batch_size = tf.reshape(ids, [-1]), size
-        samples = tf.repeat(tf.range(size), length)
-        if weights is not None:
-            weights = tf.reshape(weights, [-1])
-    check_dtype(field, values)
-    is_string = values.dtype == tf.string
-    if not is_string:
-        values = tf.cast(values, tf.int64)
-    kept = tf.where(values != ("" if is_string else tf.constant(NO_ID, tf.int64)))[:, 0]
-    return FlatIds(
-        tf.gather(values, kept),
-        tf.gather(samples, kept),
-        None if weights is None else tf.gather(weights, kept),
-        batch_size,
-        groups_of(field, inputs),
-    )
-
-
-def _combine(field: Field, rows: tf.Tensor, ids: FlatIds) -> tf.Tensor:
-    """Combines [N, width] rows to [B, width], one for each sample."""
-    weights = None if ids.weights is None else tf.cast(ids.weights, rows.dtype)
-    if weights is not None:
-        rows *= weights[:, None]
-    combined = tf.math.unsorted_segment_sum(rows, ids.samples, ids.batch_size)
-    if field.combiner == "mean":
-        if weights is None:
-            weights = tf.ones_like(ids.samples, rows.dtype)
-        total = tf.math.unsorted_segment_sum(weights, ids.samples, ids.batch_size)
-        combined = tf.math.divide_no_nan(combined, total[:, None])
-    combined = tf.ensure_shape(combined, [None, field.embedding_width])
-    return per_sample(combined, ids.groups)
 
 
 def _dense(field: Field, inputs: Mapping[str, Any]) -> tf.Tensor:
