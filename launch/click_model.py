@@ -153,7 +153,7 @@ def _id_regularization(config: RunConfig) -> IdRegularization | None:
 def _image_arguments(
     config: RunConfig, schema: Schema, stores: dict[str, ImageStore]
 ) -> dict[str, Any]:
-    names = ("image_dropout", "image_products")
+    names = ("image_dropout", "image_products", "unit_images")
     of_dicm = {name: value for name in names if (value := getattr(config, name))}
     if of_dicm and (config.model == PRERANK or config.images == NO_IMAGES):
         raise ConfigError(

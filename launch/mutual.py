@@ -88,7 +88,7 @@ _OF_TRAINING = (
 # Of what a model is.
 _OF_MODEL = (
     "hidden", "interaction", "activation", "tower", "separate_towers", "aggregator", "images",
-    "labels", "image_products", "id_l2",
+    "labels", "image_products", "unit_images", "id_l2",
     "id_gate", "id_gate_fields", "id_dropout", "id_dropout_fields",
 )  # fmt: skip
 

@@ -117,6 +117,7 @@ class RunConfig:
         id_dropout_fields: Fields with that dropout; () for the ad's.
         image_dropout: Probability that in training a sample's images are dropped.
         image_products: Whether a model with images sees the product of ad and behaviours too.
+        unit_images: Whether it sees images at length 1.
         learning_rate_decay: Factor of the learning rate every `decay_steps`; 1: none.
         decay_steps: Updates of the optimizer.
         preset: Name of the flags' preset, "" for none; what they were is in the other attributes.
@@ -161,6 +162,7 @@ class RunConfig:
     id_dropout_fields: tuple[str, ...] = ()
     image_dropout: float = 0.0
     image_products: bool = False
+    unit_images: bool = False
     learning_rate_decay: float = 1.0
     decay_steps: int = 24_000
     preset: str = ""
@@ -268,6 +270,7 @@ _CHOICES = {
     "labels": LABELS,
     "warm_start_mode": WARM_STARTS,
     "image_products": (False, True),
+    "unit_images": (False, True),
     "agreement": AGREEMENTS,
     "activation": ("", *ACTIVATIONS),
     "separate_towers": (False, True),
