@@ -199,7 +199,7 @@ def _embedding_model(config: RunConfig, stores: Mapping[str, ImageStore]) -> Any
     make = functools.partial(
         image_tower,
         config.tower,
-        config.activation or "prelu",
+        config.tower_activation or config.activation or "prelu",
         dropout=config.tower_dropout,
     )
     if not config.separate_towers:

@@ -62,6 +62,7 @@ AGGREGATORS = (
 """As `models.AGGREGATORS`, which would take TensorFlow to import."""
 
 ACTIVATIONS = ("prelu", "relu", "elu", "gelu", "swish", "tanh")
+TOWER_ACTIVATIONS = (*ACTIVATIONS, "linear")
 """Activations that both an MLP and E can have; the names are those of Keras."""
 
 ALL_LABELS, FIRST_LABEL = LABELS = ("all", "first")
@@ -131,6 +132,7 @@ class RunConfig:
         interaction: Options of a model of field interactions, each "name=value"; see
             `launch.interaction`.
         activation: Of the MLP and of E, one of `ACTIVATIONS`; "" for each model's own.
+        tower_activation: Of E, one of `TOWER_ACTIVATIONS`; "" for `activation`.
         separate_towers: Whether each image store has an E of its own, of one kind or not.
         store_servers: Parameter servers that hold an image store, each "store:index"; see
             `launch.store_servers`.
@@ -172,6 +174,7 @@ class RunConfig:
     mutual_warm_up: int = 0
     interaction: tuple[str, ...] = ()
     activation: str = ""
+    tower_activation: str = ""
     separate_towers: bool = False
     store_servers: tuple[str, ...] = ()
 
@@ -273,6 +276,7 @@ _CHOICES = {
     "unit_images": (False, True),
     "agreement": AGREEMENTS,
     "activation": ("", *ACTIVATIONS),
+    "tower_activation": ("", *TOWER_ACTIVATIONS),
     "separate_towers": (False, True),
 }
 

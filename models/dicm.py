@@ -80,9 +80,9 @@ class Dicm(ImageInputs, EmbeddingMlp):
         image_products: Whether the network also sees the elementwise product of the ad's image and
             the aggregated behaviours. That they are alike is a product, which an MLP has to learn
             from very many samples. Not in the paper; see docs/design/models.md.
-        unit_images: Whether the network sees the ad's images and the aggregated behaviours at length
-            1, and products times sqrt(D), so that all are of one size. How much a user did and how
-            strong an image is are left out, what it shows stays. Not in the paper; see
+        unit_images: Whether the network sees the ad's images and the aggregated behaviours at
+            length 1, and products times sqrt(D), so that all are of one size. How much a user did
+            and how strong an image is are left out, what it shows stays. Not in the paper; see
             docs/design/models.md.
         image_dropout: Probability that in training a sample's image vectors, the ad's and the
             aggregated behaviours', are made zero together (`models.SampleDropout`).

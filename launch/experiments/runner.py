@@ -31,6 +31,7 @@ _ADDED = {
     "separate_towers": False,
     "store_servers": (),
     "unit_images": False,
+    "tower_activation": "",
 }
 _OF_THE_WHOLE = (*_OF_MUTUAL, "epochs", "patience", "batch_size")
 
