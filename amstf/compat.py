@@ -8,7 +8,7 @@ from typing import Any
 
 from tensorflow.python.eager import context, record
 from tensorflow.python.framework import ops
-from tensorflow.python.ops import resource_variable_ops
+from tensorflow.python.ops import lookup_ops, resource_variable_ops
 from tensorflow.python.saved_model import registration
 from tensorflow.python.trackable import autotrackable
 from tf_keras.src.utils import data_utils
@@ -20,6 +20,9 @@ PlacedVariable = resource_variable_ops.ResourceVariable
 # What tf.train.Checkpoint finds when it is an attribute of a layer. Not tf.Module: Keras would look
 # for weights in it.
 Trackable = autotrackable.AutoTrackable
+
+# What fills a tf.lookup table; its subclasses are public, and it is not.
+TableInitializer = lookup_ops.TableInitializerBase
 
 # How an object writes and reads its part of a checkpoint itself.
 register_checkpoint_saver = registration.register_checkpoint_saver

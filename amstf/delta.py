@@ -1,8 +1,9 @@
 """Delta exports: what changed between two exports of one model, as one file.
 
 A delta holds, of each variable, the rows that changed; of a table of image embeddings, which images
-are new or have another embedding, and which are gone. Applied to the loaded older export it gives
-the newer one, bit by bit, which checksums prove. See docs/design/export.md.
+are new or have another embedding, and which are gone; of a dynamic table the same of its ids.
+Applied to the loaded older export it gives the newer one, bit by bit, which checksums prove. See
+docs/design/export.md.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import h5py
 import numpy as np
 import tensorflow as tf
 
+from amstf.dynamic import index_of
 from amstf.errors import ExportError
 from amstf.export import read_description
 
 _VERSION = 1
-_IDS, _TABLE = "/image_ids:0", "/image_embeddings:0"
+_IMAGE_IDS, _DYNAMIC_IDS = "/image_ids:0", "/dynamic_ids:0"
+# What a table is made of: the end of the name of its ids -> that of their rows.
+_TABLES = {_IMAGE_IDS: "/image_embeddings:0", _DYNAMIC_IDS: "/dynamic_rows:0"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +37,16 @@ class DeltaSummary:
         rows: Name of a variable -> rows that changed, of those that did.
         images_changed: Images that are new or have another embedding.
         images_removed: Images that are gone.
+        ids_changed: Ids of dynamic tables that are new or whose rows changed.
+        ids_removed: Ids whose rows are gone.
         bytes: Size of the file.
     """
 
     rows: dict[str, int]
     images_changed: int
     images_removed: int
+    ids_changed: int
+    ids_removed: int
     bytes: int
 
 
@@ -63,34 +71,45 @@ def write_delta(
     path = pathlib.Path(path)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     rows: dict[str, int] = {}
-    changed = removed = 0
+    changed, removed = dict.fromkeys(_TABLES, 0), dict.fromkeys(_TABLES, 0)
     try:
         with h5py.File(partial, "w") as file:
             file.attrs["version"], file.attrs["variables"] = _VERSION, json.dumps(names)
             for k, name in enumerate(names):
-                if name.endswith(_TABLE):
+                if name.endswith(tuple(_TABLES.values())):
                     continue  # With its ids, below.
                 group = file.create_group(str(k))
-                if name.endswith(_IDS):
-                    table = names.index(name.removesuffix(_IDS) + _TABLE)
+                kind = next((end for end in _TABLES if name.endswith(end)), None)
+                if kind:
+                    table = names.index(name.removesuffix(kind) + _TABLES[kind])
                     counts = _write_table(
                         group, (before[k], before[table]), (after[k], after[table]), table
                     )
-                    changed, removed = changed + counts[0], removed + counts[1]
+                    changed[kind] += counts[0]
+                    removed[kind] += counts[1]
                 else:
                     count = _write_rows(group, name, before[k], after[k])
                     rows |= {name: count} if count else {}
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    return DeltaSummary(rows, changed, removed, path.stat().st_size)
+    return DeltaSummary(
+        rows,
+        images_changed=changed[_IMAGE_IDS],
+        images_removed=removed[_IMAGE_IDS],
+        ids_changed=changed[_DYNAMIC_IDS],
+        ids_removed=removed[_DYNAMIC_IDS],
+        bytes=path.stat().st_size,
+    )
 
 
 def apply_delta(loaded: Any, path: str | os.PathLike[str]) -> None:
     """Applies a delta to a loaded export, whose signatures then answer as the newer one's do.
 
     All is checked before the first variable changes; requests that are answered meanwhile may see
-    some variables of the one and some of the other.
+    some variables of the one and some of the other. If the export has dynamic tables, a
+    `tf.function` of your own that calls a signature must be traced anew: to the one that was traced
+    before, the ids of rows that moved are unknown.
 
     Args:
         loaded: What `tf.saved_model.load` gave of the older export.
@@ -131,6 +150,24 @@ def apply_delta(loaded: Any, path: str | os.PathLike[str]) -> None:
             )
     for variable, value in assigned:
         variable.assign(value)
+    _renew_indices(
+        loaded, [state[k] for k, name in enumerate(names) if name.endswith(_DYNAMIC_IDS)]
+    )
+
+
+def _renew_indices(loaded: Any, ids: list[tf.Variable]) -> None:
+    """Gives the signatures static hash tables of the ids as they are now, in place of their own."""
+    if not ids:
+        return
+    new = [index_of(variable) for variable in ids]
+    handles = {
+        id(table.resource_handle): index.resource_handle
+        for table, index in zip(loaded.tables, new, strict=True)
+    }
+    for signature in loaded.signatures.values():
+        captured = signature.captured_inputs
+        signature.set_external_captures([handles.get(id(each), each) for each in captured])
+    loaded.tables = new  # Which keeps them alive.
 
 
 class _Checkpoint:

@@ -2,8 +2,9 @@
 
 Layout of an export:
 
-    saved_model.pb, variables/     the model; image embeddings are a table in it, the images are not
-    assets.extra/amstf.json        schema, signatures, number of images, variables, versions
+    saved_model.pb, variables/     the model, with image embeddings as a table; dynamic tables are
+                                   static hash tables and rows
+    assets.extra/amstf.json        schema, signatures, images, dynamic tables, variables, versions
     assets.extra/image_embeddings_STORE.parquet or .h5    the table, if it is beside the model
 
 See docs/design/export.md.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -29,7 +31,7 @@ from amstf import files, image_tables
 from amstf.data import input_specs
 from amstf.embed_store import embed_store
 from amstf.errors import ExportError
-from amstf.layers import AmsEmbedding
+from amstf.layers import AmsEmbedding, DynamicEmbedding, dynamic_embeddings
 from amstf.schema import IMAGE, Schema
 from amstf.signatures import (
     CLICK_PROBABILITY,
@@ -92,7 +94,9 @@ def export(
     In the second case requests bring embeddings along: each image field has a further input
     `FIELD_embedding`, [B, D] or [B, T, D] (in an Example floats `FIELD.embedding`). An image that
     is not in the table has the embedding zero, the vector that training with `missing="zeros"`
-    gives it. The given model is afterwards what it was before.
+    gives it. Of a dynamic table (`DynamicEmbedding`) the rows as they are now become a variable and
+    a static hash table; an id without a row is embedded as in prediction. The given model is
+    afterwards what it was before.
 
     Args:
         model: A built model of this process (not on parameter servers), batch -> [B, 1] or a dict
@@ -114,7 +118,7 @@ def export(
     Raises:
         ExportError: If the directory is not empty, the model is not built or lives on servers, it
             has no signature of a name that is asked for, or its graph holds ops that stock
-            TensorFlow does not have.
+            TensorFlow does not have, or would need them for ids without a row (`StaticRows`).
         StoreError: If a store cannot be read.
 
     Example:
@@ -152,13 +156,25 @@ def export(
                 tables.enter_context(layer.table(ids, embeddings))
             else:
                 embedded[store] = ids, embeddings
+        dynamic = {
+            name: tables.enter_context(layer.static_rows(name))
+            for name, layer in _dynamic_layers(model).items()
+        }
         traced = {name: makers[name]() for name in chosen}
         # Kept here, since nothing else holds the tables once the layers have let go of them.
         state = _state(model, traced)
     module = tf.Module()
     module.state = list(state.values())
+    served = {id(variable) for variable in module.state}
+    # In the order of their variables, by which a delta knows them.
+    dynamic = {name: rows for name, rows in sorted(dynamic.items()) if id(rows.ids) in served}
+    module.tables = [rows.index for rows in dynamic.values()]
     description = _describe(schema, layers, traced, widths)
     description["variables"] = list(state)
+    description["dynamic_tables"] = {
+        name: {"rows": len(rows), "width": int(rows.rows.shape[1])}
+        for name, rows in dynamic.items()
+    }
     owners = {id(layer): store for store, layer in layers.items()}
     for store, about in description["images"].items():
         about |= {"table": table, "dtype": table_dtype, "default": [0.0] * about["embedding_width"]}
@@ -217,6 +233,16 @@ def _image_layers(
         images = getattr(model, "image_embeddings", {})
     # A layer of another kind brings its own embeddings; the check of the ops has the last word.
     return {name: layer for name, layer in images.items() if isinstance(layer, AmsEmbedding)}
+
+
+def _dynamic_layers(model: keras.Model) -> dict[str, DynamicEmbedding]:
+    """Returns the dynamic tables of a model by name; of two of one name the second is NAME_1."""
+    layers: dict[str, DynamicEmbedding] = {}
+    for layer in dynamic_embeddings(model):
+        further = (f"{layer.name}_{k}" for k in itertools.count(1))
+        names = itertools.chain([layer.name], further)
+        layers[next(name for name in names if name not in layers)] = layer
+    return layers
 
 
 def _widths(schema: Schema, layers: Mapping[str, AmsEmbedding]) -> dict[str, int]:

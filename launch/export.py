@@ -3,10 +3,10 @@
     python -m launch.export --run=RUN --out=EXPORT
 
 Writes stock TensorFlow ops only: the image embeddings of the store become a table in the model, the
-images themselves are not needed any more. Then checks itself: a fresh process without this
-project's code scores samples of the data set, which must agree with the model to 1e-5 (5e-3 with a
-float16 table). The directory appears when all is done; a run that fails or is stopped leaves
-nothing under --out.
+images themselves are not needed any more; dynamic tables become static hash tables with the rows as
+they are now. Then checks itself: a fresh process without this project's code scores samples of the
+data set, which must agree with the model to 1e-5 (5e-3 with a float16 table). The directory appears
+when all is done; a run that fails or is stopped leaves nothing under --out.
 
 Signatures:
   serving_default  serialized tf.train.Examples as `examples` -> click_probability
@@ -164,6 +164,11 @@ def summary(
                 f"    in {path / 'assets.extra' / images['file']}, {images['dtype']}; requests "
                 "bring them along"
             )
+    for name, table in description["dynamic_tables"].items():
+        lines.append(
+            f"  {name}: {table['rows']:,} ids without a vocabulary, each with a row of "
+            f"{table['width']}; others are unknown"
+        )
     if not description["images"]:
         lines.append("  no images: this model sees ids only")
     if differences:
@@ -206,10 +211,15 @@ def _hints(out: str, path: pathlib.Path, description: dict, dataset: str) -> lis
 def _describe_delta(delta: DeltaSummary) -> str:
     """Returns what changed since the earlier export, for people."""
     rows = sum(delta.rows.values())
+    dynamic = (
+        f"    of dynamic tables {delta.ids_changed:,} rows are new or changed, "
+        f"{delta.ids_removed:,} are gone\n"
+    )
     return (
         f"\n  since {FLAGS.since}: {rows:,} rows of {len(delta.rows)} variables changed, "
         f"{delta.images_changed:,} images are new or have another embedding, "
         f"{delta.images_removed:,} are gone\n"
+        f"{dynamic if delta.ids_changed or delta.ids_removed else ''}"
         f"    {pathlib.Path(FLAGS.out).absolute() / DELTA_FILE}, {delta.bytes / 1e6:,.1f} MB"
     )
 

@@ -60,6 +60,7 @@ def write_model_card(
         "schema": description["schema"],
         "signatures": description["signatures"],
         "images": description["images"],
+        "dynamic_tables": description["dynamic_tables"],
         "versions": description["versions"],
         "sha256": checksums(export),
     }
@@ -128,7 +129,7 @@ def to_markdown(card: dict[str, Any]) -> str:
         ["field", "kind", "side", "list", "ids", "store"],
         [
             [f.name, f.kind, f.side, "yes" if f.is_list else "", f"{f.num_ids:,}" if f.num_ids
-             else "", f.store_name if f.kind == "image" else ""]
+             else "dynamic" if f.dynamic else "", f.store_name if f.kind == "image" else ""]
             for f in schema.fields
         ],
     )  # fmt: skip
@@ -146,6 +147,12 @@ def to_markdown(card: dict[str, Any]) -> str:
             "",
             f"Images of `{store}`: {images['images']:,} embeddings of {images['embedding_width']} "
             f"{images['dtype']}, {where}. An id that is not among them has the embedding zero.",
+        ]
+    for name, table in card["dynamic_tables"].items():
+        lines += [
+            "",
+            f"Dynamic table `{name}`: {table['rows']:,} ids have a row of {table['width']} "
+            "float32. An id that is not among them is an unknown one.",
         ]
     lines += ["", "## Checksums (SHA-256)", "", "```"]
     lines += [f"{digest}  {name}" for name, digest in card["sha256"].items()]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tf_keras as keras
 
-from amstf.dynamic import Admission, DynamicTable, TableLimit, TableOptions
+from amstf.dynamic import Admission, DynamicTable, StaticRows, TableLimit, TableOptions
 from amstf.errors import ConfigError
 from amstf.layers.rows import attach, take_rows
 
@@ -99,6 +100,7 @@ class DynamicEmbedding(keras.layers.Layer):
         self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
         self.servers = None if servers is None else tuple(servers)
         self.table = DynamicTable(self.options, self.servers)
+        self._static: StaticRows | None = None
 
     @property
     def width(self) -> int:
@@ -130,10 +132,33 @@ class DynamicEmbedding(keras.layers.Layer):
         combined = _combine(self.combiner, rows, kept, factors, lists)
         return _shaped(combined, lists.outer, lists.static, self.width)
 
+    @contextlib.contextmanager
+    def static_rows(self, name: str) -> Iterator[StaticRows]:
+        """Makes the layer read a copy of its rows, by stock ops, for the length of a block.
+
+        What is traced in the block goes on to read the copy, which is no weight of the layer.
+
+        Args:
+            name: Of the copy's variables.
+
+        Yields:
+            The copy.
+
+        Raises:
+            ExportError: If stock ops cannot embed what has no row as the layer does.
+        """
+        self._static = StaticRows(self.table, name)
+        try:
+            yield self._static
+        finally:
+            self._static = None
+
     def _rows(self, flat: tf.Tensor, training: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Rows [n, D] of ids [n], and which of them are ids."""
         flat = _as_numbers(flat)
         kept = tf.not_equal(flat, tf.constant(_NO_ID, tf.int64))
+        if self._static is not None:
+            return tf.cast(self._static.lookup(flat), self.compute_dtype), kept
         training = False if training is None else training
         if self.table.is_local and training is False:
             # To find out which are distinct costs more than to look them up.
