@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
-import itertools
 import json
 import os
 import pathlib
@@ -31,7 +30,7 @@ from amstf import files, image_tables
 from amstf.data import input_specs
 from amstf.embed_store import embed_store
 from amstf.errors import ExportError
-from amstf.layers import AmsEmbedding, DynamicEmbedding, dynamic_embeddings
+from amstf.layers import AmsEmbedding, named_dynamic_embeddings
 from amstf.schema import IMAGE, Schema
 from amstf.signatures import (
     CLICK_PROBABILITY,
@@ -158,7 +157,7 @@ def export(
                 embedded[store] = ids, embeddings
         dynamic = {
             name: tables.enter_context(layer.static_rows(name))
-            for name, layer in _dynamic_layers(model).items()
+            for name, layer in named_dynamic_embeddings(model).items()
         }
         traced = {name: makers[name]() for name in chosen}
         # Kept here, since nothing else holds the tables once the layers have let go of them.
@@ -233,16 +232,6 @@ def _image_layers(
         images = getattr(model, "image_embeddings", {})
     # A layer of another kind brings its own embeddings; the check of the ops has the last word.
     return {name: layer for name, layer in images.items() if isinstance(layer, AmsEmbedding)}
-
-
-def _dynamic_layers(model: keras.Model) -> dict[str, DynamicEmbedding]:
-    """Returns the dynamic tables of a model by name; of two of one name the second is NAME_1."""
-    layers: dict[str, DynamicEmbedding] = {}
-    for layer in dynamic_embeddings(model):
-        further = (f"{layer.name}_{k}" for k in itertools.count(1))
-        names = itertools.chain([layer.name], further)
-        layers[next(name for name in names if name not in layers)] = layer
-    return layers
 
 
 def _widths(schema: Schema, layers: Mapping[str, AmsEmbedding]) -> dict[str, int]:

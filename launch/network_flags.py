@@ -62,6 +62,14 @@ flags.DEFINE_list(
     "images, cluster: parameter servers that hold an image store, each STORE:SERVER, for example "
     "user_images:0,ad_images:1; by default those of --image_servers. Without a cluster unused.",
 )
+flags.DEFINE_integer(
+    "dynamic_memory",
+    RunConfig.dynamic_memory,
+    "dynamic fields: MiB that their tables may take on each server (in this process without a "
+    "cluster), all together, with optimizer slots and index; a new id then gets the row of one "
+    "that was not seen for long. 0: no limit.",
+    lower_bound=0,
+)
 
 
 def values() -> dict[str, Any]:
@@ -76,4 +84,5 @@ def values() -> dict[str, Any]:
         "tower_activation": FLAGS.tower_activation or "",
         "separate_towers": FLAGS.separate_towers,
         "store_servers": tuple(FLAGS.store_servers or ()),
+        "dynamic_memory": FLAGS.dynamic_memory,
     }

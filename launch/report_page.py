@@ -71,6 +71,7 @@ def write(run: RunDirectory, evaluation: Evaluation) -> None:
         calibration_error=breakdown.calibration_error(bins),
         workers=workers,
         servers=servers,
+        dynamic_tables=report.get("dynamic_tables", {}),
         rounds=report.get("image_servers", {}).get("rounds"),
         figures={
             "curves": _svg(curves.figure(history)),

@@ -136,6 +136,7 @@ class RunConfig:
         separate_towers: Whether each image store has an E of its own, of one kind or not.
         store_servers: Parameter servers that hold an image store, each "store:index"; see
             `launch.store_servers`.
+        dynamic_memory: MiB that dynamic tables may take on each server; 0: no limit.
     """
 
     dataset: str
@@ -177,6 +178,7 @@ class RunConfig:
     tower_activation: str = ""
     separate_towers: bool = False
     store_servers: tuple[str, ...] = ()
+    dynamic_memory: int = 0
 
     def __post_init__(self) -> None:
         if bool(self.members) != (self.model == MUTUAL):
@@ -264,6 +266,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "decay_steps": (1, 1 << 31),
     "mutual_weight": (0.0, sys.float_info.max),
     "mutual_warm_up": (0, 1 << 31),
+    "dynamic_memory": (0, 1 << 31),
 }
 _CHOICES = {
     "model": (*MODELS, MUTUAL),
@@ -284,7 +287,7 @@ _CHOICES = {
 _ADDED = {"images": "", "labels": FIRST_LABEL, "members": {}}
 
 # What may change between two calls that continue one run.
-_MAY_CHANGE = ("epochs", "patience", "ams", "dataset", "preset", "store_servers")
+_MAY_CHANGE = ("epochs", "patience", "ams", "dataset", "preset", "store_servers", "dynamic_memory")
 
 
 class RunDirectory:

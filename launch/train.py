@@ -391,7 +391,7 @@ def _command(module: str) -> list[str]:
 
 
 def _summary(report: dict, run: RunDirectory) -> str:
-    from launch import impressions
+    from launch import dynamic_tables, impressions
 
     lines = [
         f"{report['ended']}: {report['steps']:,} steps, {report['samples']:,} samples in "
@@ -409,6 +409,8 @@ def _summary(report: dict, run: RunDirectory) -> str:
             f"{name}: {counters['ids_looked_up']:,} images looked up, "
             f"{counters['ids_missing']:,} missing"
         )
+    if "dynamic_tables" in report:
+        lines.append(dynamic_tables.sentence(report["dynamic_tables"]))
     lines += [
         f"curves: {run.curves}   report: {run.report}",
         "next: python -m launch.evaluate --run="

@@ -31,6 +31,7 @@ from launch import (
     checkpoints,
     click_model,
     curves,
+    dynamic_tables,
     evaluation,
     evaluation_log,
     fresh_thread,
@@ -135,6 +136,7 @@ class Training:
                 self._segment_steps = math.ceil(self._segment_steps / workers) * workers
         with self._strategy.scope():
             self._model = click_model.make_model(self.config, self.samples.schema, self._stores)
+            dynamic_tables.limit(self._model, self.config.dynamic_memory)
             weights = {"model": self._model, **self._compile()}
             self._impressions = impressions.count(self._model)
         self._validator = self._make_validator()
@@ -334,6 +336,8 @@ class Training:
             report["warm_start"] = self._warm_start
         if servers:
             report["image_servers"] = servers
+        if tables := dynamic_tables.counters(self._model):
+            report["dynamic_tables"] = tables
         if self._workers is not None:
             report["workers"] = self._workers.report()
         curves.draw(self._history, self.run.curves, str(self.run.path))

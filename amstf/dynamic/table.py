@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import uuid
 import weakref
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from amstf import compat, ops
-from amstf.dynamic.options import TableOptions
+from amstf.dynamic.options import TableLimit, TableOptions
 from amstf.errors import ConfigError
 from amstf.store import NUM_BUCKETS
 from amstf.strategy import AdvancedModelServerStrategy
@@ -73,12 +74,16 @@ class DynamicTable(compat.Trackable):
         super().__init__()
         self.options = options
         self._devices = _devices(servers)
+        self._name = self._new_name()
+
+    def _new_name(self) -> str:
         # Another program's table is another one, also if it has the same servers.
-        self._name = f"amstf_dynamic_{uuid.uuid4().hex[:16]}"
+        name = f"amstf_dynamic_{uuid.uuid4().hex[:16]}"
         if self.is_local:
             # A process may make many; servers end with their program.
-            end = weakref.finalize(self, _destroy, self._name, options.attributes())
+            end = weakref.finalize(self, _destroy, name, self.options.attributes(), _LOCAL)
             end.atexit = False
+        return name
 
     @property
     def num_servers(self) -> int:
@@ -114,6 +119,21 @@ class DynamicTable(compat.Trackable):
                 f"{other.options.width}"
             )
         self.options, self._devices, self._name = other.options, other._devices, other._name
+
+    def limit_to(self, limit: TableLimit) -> None:
+        """Gives each server's part another limit than that of the options; while there are no rows.
+
+        Raises:
+            ConfigError: If the table has rows.
+        """
+        if rows := self.counters()["rows"]:
+            raise ConfigError(f"the table has {rows:,} rows; limit it before it gets some")
+        name, attributes = self._name, self.options.attributes()
+        # What a server's part may hold is an attribute of the op that makes it.
+        self.options = dataclasses.replace(self.options, limit=limit)
+        self._name = self._new_name()
+        for device in self._devices:
+            _destroy(name, attributes, device)
 
     def lookup(self, ids: tf.Tensor, training: Any, sights: tf.Tensor | None = None) -> tf.Tensor:
         """Looks up the rows of ids; in training it sees the ids and admits them.
@@ -269,7 +289,7 @@ def _devices(servers: Sequence[int] | None) -> tuple[str, ...]:
     return tuple(f"/job:ps/replica:0/task:{index}/device:CPU:0" for index in indices)
 
 
-def _destroy(name: str, attributes: dict[str, Any]) -> None:
-    with tf.init_scope(), tf.device(_LOCAL):
+def _destroy(name: str, attributes: dict[str, Any], device: str) -> None:
+    with tf.init_scope(), tf.device(device):
         handle = ops.dynamic_table(**attributes, shared_name=name)
         tf.raw_ops.DestroyResourceOp(resource=handle, ignore_lookup_error=True)

@@ -5,7 +5,15 @@ from amstf.layers.dynamic_embedding import (
     DynamicEmbedding,
     dynamic_embeddings,
     follow_tables,
+    named_dynamic_embeddings,
 )
 from amstf.layers.evict_rows import EvictRows
 
-__all__ = ["AmsEmbedding", "DynamicEmbedding", "EvictRows", "dynamic_embeddings", "follow_tables"]
+__all__ = [
+    "AmsEmbedding",
+    "DynamicEmbedding",
+    "EvictRows",
+    "dynamic_embeddings",
+    "follow_tables",
+    "named_dynamic_embeddings",
+]

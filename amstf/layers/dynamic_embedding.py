@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -89,7 +90,7 @@ class DynamicEmbedding(keras.layers.Layer):
         if combiner is not None and combiner not in COMBINERS:
             raise ConfigError(f"combiner is {combiner!r}; use {', '.join(COMBINERS)}, or None")
         self.combiner = combiner
-        self.options = TableOptions(
+        options = TableOptions(
             width=width,
             initializer=initializer,
             seed=seed,
@@ -99,8 +100,13 @@ class DynamicEmbedding(keras.layers.Layer):
         )
         self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
         self.servers = None if servers is None else tuple(servers)
-        self.table = DynamicTable(self.options, self.servers)
+        self.table = DynamicTable(options, self.servers)
         self._static: StaticRows | None = None
+
+    @property
+    def options(self) -> TableOptions:
+        """What was chosen for the table."""
+        return self.table.options
 
     @property
     def width(self) -> int:
@@ -223,6 +229,16 @@ class DynamicEmbedding(keras.layers.Layer):
 def dynamic_embeddings(model: keras.layers.Layer) -> list[DynamicEmbedding]:
     """Returns all of a model, those inside of other layers too; in the same order if made alike."""
     return [part for part in (model, *model.submodules) if isinstance(part, DynamicEmbedding)]
+
+
+def named_dynamic_embeddings(model: keras.layers.Layer) -> dict[str, DynamicEmbedding]:
+    """Returns all of a model by the name of the layer; of two of one name the second is NAME_1."""
+    layers: dict[str, DynamicEmbedding] = {}
+    for layer in dynamic_embeddings(model):
+        further = (f"{layer.name}_{k}" for k in itertools.count(1))
+        names = itertools.chain([layer.name], further)
+        layers[next(name for name in names if name not in layers)] = layer
+    return layers
 
 
 def follow_tables(model: keras.layers.Layer, other: keras.layers.Layer) -> None:

@@ -32,6 +32,7 @@ _ADDED = {
     "store_servers": (),
     "unit_images": False,
     "tower_activation": "",
+    "dynamic_memory": 0,
 }
 _OF_THE_WHOLE = (*_OF_MUTUAL, "epochs", "patience", "batch_size")
 
