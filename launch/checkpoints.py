@@ -6,6 +6,7 @@ import sys
 
 import tensorflow as tf
 
+from amstf.dynamic import UNFINISHED_FILES
 from amstf.errors import AmstfError, ConfigError
 
 
@@ -33,7 +34,10 @@ def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
     try:
         status = checkpoint.restore(path)
     except tf.errors.NotFoundError as error:
-        raise CheckpointError(f"{path} is not there, or not any more") from error
+        what = "is not there, or not any more"
+        if _has_all_files(path):
+            what = "is not whole: it adds to a checkpoint that is not there"
+        raise CheckpointError(f"{path} {what}") from error
     except tf.errors.UnavailableError:  # A server was lost, and not a file.
         raise
     except (tf.errors.OpError, IndexError) as error:  # IndexError: a file was cut off.
@@ -44,6 +48,12 @@ def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
     except AssertionError as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"{path} is of another model or version ({first})") from error
+
+
+def _has_all_files(path: str) -> bool:
+    data = tf.io.gfile.glob(f"{path}.data-*")  # Each ends with how many there are.
+    has_data = bool(data) and len(data) == int(data[0].rpartition("-")[2])
+    return has_data and bool(tf.io.gfile.glob(f"{path}.index"))
 
 
 def restore_newest(
@@ -65,6 +75,8 @@ def restore_newest(
     """
     for cut_off in tf.io.gfile.glob(f"{manager.directory}/*_temp"):
         tf.io.gfile.rmtree(cut_off)  # Of a chief that died while it wrote.
+    for cut_off in tf.io.gfile.glob(f"{manager.directory}/{UNFINISHED_FILES}"):
+        tf.io.gfile.remove(cut_off)  # Likewise.
     paths = sorted(_paths(manager), key=step_of, reverse=True)
     for path in paths:
         try:

@@ -70,6 +70,13 @@ flags.DEFINE_integer(
     "that was not seen for long. 0: no limit.",
     lower_bound=0,
 )
+flags.DEFINE_integer(
+    "full_checkpoint_every",
+    RunConfig.full_checkpoint_every,
+    "dynamic fields: of so many checkpoints (see --segment_steps) one has all rows of their "
+    "tables, the others those that training touched since the one before. 1: all have all.",
+    lower_bound=1,
+)
 
 
 def values() -> dict[str, Any]:
@@ -85,4 +92,5 @@ def values() -> dict[str, Any]:
         "separate_towers": FLAGS.separate_towers,
         "store_servers": tuple(FLAGS.store_servers or ()),
         "dynamic_memory": FLAGS.dynamic_memory,
+        "full_checkpoint_every": FLAGS.full_checkpoint_every,
     }

@@ -136,6 +136,7 @@ class RunConfig:
         separate_towers: Whether each image store has an E of its own, of one kind or not.
         store_servers: Parameter servers that hold an image store, each "store:index"; see
             `launch.store_servers`.
+        full_checkpoint_every: Of so many checkpoints one has all rows of dynamic tables.
         dynamic_memory: MiB that dynamic tables may take on each server; 0: no limit.
     """
 
@@ -178,6 +179,7 @@ class RunConfig:
     tower_activation: str = ""
     separate_towers: bool = False
     store_servers: tuple[str, ...] = ()
+    full_checkpoint_every: int = 1
     dynamic_memory: int = 0
 
     def __post_init__(self) -> None:
@@ -266,6 +268,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "decay_steps": (1, 1 << 31),
     "mutual_weight": (0.0, sys.float_info.max),
     "mutual_warm_up": (0, 1 << 31),
+    "full_checkpoint_every": (1, 1 << 16),
     "dynamic_memory": (0, 1 << 31),
 }
 _CHOICES = {
@@ -287,7 +290,10 @@ _CHOICES = {
 _ADDED = {"images": "", "labels": FIRST_LABEL, "members": {}}
 
 # What may change between two calls that continue one run.
-_MAY_CHANGE = ("epochs", "patience", "ams", "dataset", "preset", "store_servers", "dynamic_memory")
+_MAY_CHANGE = (
+    "epochs", "patience", "ams", "dataset", "preset", "store_servers", "dynamic_memory",
+    "full_checkpoint_every",
+)  # fmt: skip
 
 
 class RunDirectory:

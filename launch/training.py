@@ -23,8 +23,9 @@ import tf_keras as keras
 from amstf import AdvancedModelServerStrategy, Samples, SharedBatches, ops
 from amstf.config import SYNC
 from amstf.data import record_errors
+from amstf.dynamic import IncrementalCheckpoints
 from amstf.errors import ConfigError, SampleError
-from amstf.layers import follow_tables
+from amstf.layers import dynamic_embeddings, follow_tables
 from amstf.schema import IMAGE
 from amstf.strategy import num_split, whole_weights
 from launch import (
@@ -141,11 +142,14 @@ class Training:
             self._impressions = impressions.count(self._model)
         self._validator = self._make_validator()
         self._score = evaluation.scorer(self._validator)
+        tables = [layer.table for layer in dynamic_embeddings(self._model)]
+        full_every = self.config.full_checkpoint_every if tables else 1
         self._newest = tf.train.CheckpointManager(
             tf.train.Checkpoint(**weights, impressions=self._impressions),
             str(self.run.checkpoints),
-            max_to_keep=KEPT_CHECKPOINTS,
+            max_to_keep=IncrementalCheckpoints.checkpoints_to_keep(KEPT_CHECKPOINTS, full_every),
         )
+        self._saver = IncrementalCheckpoints(self._newest, tables, full_every)
         self._best = tf.train.CheckpointManager(
             tf.train.Checkpoint(model=self._model), str(self.run.best), max_to_keep=1
         )
@@ -199,7 +203,8 @@ class Training:
     def _keep_interrupted(self) -> str:
         """Keeps a checkpoint and a report of a training that was interrupted; returns its path."""
         assert self._logger is not None
-        kept = self._newest.save(checkpoint_number=self._logger.step())
+        # A full one: rows of steps that are running would be in no increment.
+        kept = self._saver.save(checkpoint_number=self._logger.step(), full=True)
         self._write_report(INTERRUPTED)
         return kept
 
@@ -207,7 +212,7 @@ class Training:
         """Keeps a checkpoint and validates; called when all steps of a segment have run."""
         assert self._logger is not None
         self._logger.end_segment()
-        self._newest.save(checkpoint_number=step)
+        self._saver.save(checkpoint_number=step)
         if not self._has_validation:
             return
         if self.validation == CHIEF:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import uuid
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -47,6 +47,38 @@ def table_of(anchor: tf.Variable) -> DynamicTable | None:
     return _tables.get(compat.unique_id(anchor))
 
 
+@dataclasses.dataclass(frozen=True)
+class SavedState:
+    """How far a table was when a checkpoint was written.
+
+    Attributes:
+        generation: Changes when the table is cleared: the next checkpoint must then be a full one.
+        clocks: Of each server.
+        evicted: Rows that had died on each.
+        token: In the checkpoint; another one of the same name has another.
+        checkpoint: Name of the checkpoint.
+    """
+
+    generation: int
+    clocks: tuple[int, ...]
+    evicted: tuple[int, ...]
+    token: str
+    checkpoint: str = ""
+
+    @classmethod
+    def of(cls, table: DynamicTable) -> SavedState:
+        """Returns how far a table is now."""
+        counters = table.counters_by_server()
+        clocks, evicted = (
+            tuple(each[name] for each in counters) for name in ("clock", "rows_evicted")
+        )
+        return cls(table.generation, clocks, evicted, uuid.uuid4().hex)
+
+    def has_deaths(self, counters: Sequence[Mapping[str, int]]) -> bool:
+        """Whether rows have died since."""
+        return self.evicted != tuple(each["rows_evicted"] for each in counters)
+
+
 class DynamicTable(compat.Trackable):
     """Rows that are born as their ids appear, on the servers or in this process.
 
@@ -74,6 +106,10 @@ class DynamicTable(compat.Trackable):
         super().__init__()
         self.options = options
         self._devices = _devices(servers)
+        self.generation = 0
+        # While IncrementalCheckpoints writes one: what it is of, and what it adds to.
+        self.saving: SavedState | None = None
+        self.base: SavedState | None = None
         self._name = self._new_name()
 
     def _new_name(self) -> str:
@@ -128,6 +164,7 @@ class DynamicTable(compat.Trackable):
         """
         if rows := self.counters()["rows"]:
             raise ConfigError(f"the table has {rows:,} rows; limit it before it gets some")
+        self.generation += 1
         name, attributes = self._name, self.options.attributes()
         # What a server's part may hold is an attribute of the op that makes it.
         self.options = dataclasses.replace(self.options, limit=limit)
@@ -231,6 +268,7 @@ class DynamicTable(compat.Trackable):
 
     def clear(self, clock: int = 0) -> None:
         """Forgets all rows, and which optimizer they had; sets the clock of each server."""
+        self.generation += 1
         for _, table in self._tables():
             ops.dynamic_clear(table, clock)
 
@@ -253,9 +291,13 @@ class DynamicTable(compat.Trackable):
         Call it with rows that are on that server, and none of them crosses.
         """
         with self.on_server(server) as table:
-            mine = tf.equal(self._owners(rows.ids), server)
+            mine = self.owns(server, rows.ids)
             ids, values, seen = (tf.boolean_mask(part, mine) for part in rows[:3])
             ops.dynamic_import(table, rows._replace(ids=ids, values=values, seen=seen))
+
+    def owns(self, server: int, ids: tf.Tensor) -> tf.Tensor:
+        """Which of some ids [n] belong to a server, bool [n]."""
+        return tf.equal(self._owners(ids), server)
 
     def _tables(self) -> Iterator[tuple[int, tf.Tensor]]:
         for server in range(self.num_servers):

@@ -33,6 +33,7 @@ _ADDED = {
     "unit_images": False,
     "tower_activation": "",
     "dynamic_memory": 0,
+    "full_checkpoint_every": 1,
 }
 _OF_THE_WHOLE = (*_OF_MUTUAL, "epochs", "patience", "batch_size")
 

@@ -4,9 +4,11 @@ import json
 import shutil
 
 import pytest
+import tensorflow as tf
 
 from launch.model_card import CARD_MARKDOWN
-from tests.launch.training_program import report_of, run_program, train
+from tests.launch.test_recovery import KilledOnTheWay
+from tests.launch.training_program import report_of, run_program
 
 
 @pytest.fixture
@@ -26,14 +28,24 @@ def dynamic_dataset(small_dataset, tmp_path):
 @pytest.mark.timeout(500)
 def test_what_a_cluster_has_trained_one_process_evaluates_and_exports(dynamic_dataset, tmp_path):
     run = tmp_path / "run"
-    first = train(dynamic_dataset, run, "--cluster=2x2", "--dynamic_memory=64")
-    assert (first.returncode, first.stderr) == (0, "")
+    training = KilledOnTheWay(
+        dynamic_dataset, run, "--cluster=2x2", "--dynamic_memory=64", "--segment_steps=4",
+        "--full_checkpoint_every=4",
+    )  # fmt: skip
+    # Increments lie between, and the rows of the last checkpoint are in several.
+    code, out, err = training.train([(22, "ps-1")])
+    assert (code, err.count("start again")) == (0, 1), err
+    assert "continuing at step " in out
+    saved = tf.train.get_checkpoint_state(str(run / "checkpoints")).all_model_checkpoint_paths
+    assert len(saved) == 6
+    names = [name for path in saved for name, _ in tf.train.list_variables(path)]
+    assert any(name.endswith("/increment_parent") for name in names)
     tables = report_of(run)["dynamic_tables"]
     assert tables.keys() >= {"table_user", "table_item"}
     rows = {name: [s["rows"] for s in table["servers"]] for name, table in tables.items()}
     assert all(len(per_server) == 2 and min(per_server) > 0 for per_server in rows.values())
     total = sum(map(sum, rows.values()))
-    assert f"dynamic tables: {total:,} rows in {len(tables)} tables, " in first.stdout
+    assert f"dynamic tables: {total:,} rows in {len(tables)} tables, " in out
     # The chief has validated with the rows on the servers; a process that reads the checkpoint
     # alone sees the same.
     validated = report_of(run)["last_validation"]

@@ -5,6 +5,7 @@ process has; then what two workers at once have made of steps whose gradient is 
 """
 
 import json
+import os
 import sys
 
 import amstf  # noqa: F401  # isort: skip - selects Keras 2 before TensorFlow is imported
@@ -13,6 +14,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf.config import AmsConfig
+from amstf.dynamic import IncrementalCheckpoints
 from amstf.layers import DynamicEmbedding
 from amstf.optimizers import SGD, Adam
 from amstf.strategy import AdvancedModelServerStrategy
@@ -67,6 +69,28 @@ def restore(model, optimizer, path):
     tf.train.Checkpoint(model=model, optimizer=optimizer).restore(path).expect_partial()
 
 
+def increments(strategy, directory):
+    """Three servers write a full checkpoint and increments; rows die; two servers read them."""
+    with strategy.scope():
+        written, read = DynamicEmbedding(3, seed=5), DynamicEmbedding(3, seed=5, servers=(0, 2))
+    checkpoint = tf.train.Checkpoint(ids=written)
+    manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep=9)
+    saver = IncrementalCheckpoints(manager, [written.table], 9)
+    for step, (first, last) in enumerate([(0, 40), (10, 20), (15, 60)], 1):
+        ids = tf.constant(IDS[first:last], tf.int64)
+        gradient = tf.IndexedSlices(written.table.lookup(ids, training=True), ids)
+        written.table.apply(gradient, "adam", [0.1, 0.9, 0.999, 1e-7], step)
+        if step == 3:
+            evicted = written.table.evict("unseen_steps", 1)
+        path = saver.save()
+    tf.train.Checkpoint(ids=read).restore(path).assert_consumed()
+    return {
+        "evicted": evicted,
+        "rows": [layer.table.counters()["rows"] for layer in (written, read)],
+        "worst": float(np.abs(rows_of(read) - rows_of(written)).max()),
+    }
+
+
 def count_steps(strategy, steps):
     """Rows after steps of SGD at rate 1 whose gradient is 1."""
     with strategy.scope():
@@ -109,6 +133,8 @@ def main(local_path: str, cluster_path: str) -> None:
         "losses on two of the servers", train_on(strategy, coordinator, model, optimizer), wanted
     )
     compare("rows on two of the servers", rows_of(layer), rows_of(local_layer))
+
+    report["increments"] = increments(strategy, os.path.dirname(cluster_path))
 
     coordinator = tf.distribute.coordinator.ClusterCoordinator(plain)
     with plain.scope():
