@@ -7,7 +7,7 @@ TensorFlow calls these two functions for the tables that it finds in what is sav
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -55,43 +55,52 @@ def _save(trackables: Mapping[str, DynamicTable], file_prefix: tf.Tensor) -> lis
             return []  # The saver of a SavedModel is being traced: it has no rows.
         files: list[tf.Tensor] = []
 
-        def write(names: Sequence[str], tensors: Sequence[Any]) -> None:
+        def write(parts: Mapping[str, Any]) -> None:
             files.append(tf.constant(f"{prefix.decode()}-{len(files)}"))
             tf.raw_ops.SaveV2(
                 prefix=files[-1],
-                tensor_names=list(names),
-                shape_and_slices=[""] * len(names),
-                tensors=list(tensors),
+                tensor_names=list(parts),
+                shape_and_slices=[""] * len(parts),
+                tensors=list(parts.values()),
             )
 
         for name, table in sorted(trackables.items()):
-            before, counters = table.base, table.counters_by_server()
-            has_deaths = before is not None and before.has_deaths(counters)
-            num_pages = num_live = 0
-            for server, rows in table.pages():
-                with table.on_server(server):
-                    if has_deaths:
-                        write([_live_name(name, num_live)], [rows.ids])
-                        num_live += 1
-                    if before is not None:
-                        rows = _touched(rows, before.clocks[server])
-                        if not len(rows.ids):
-                            continue
-                    write(_page_names(name, num_pages), rows)
-                    num_pages += 1
-            clock = max(counted["clock"] for counted in counters)
-            facts = [num_pages, clock, table.options.width]
-            with table.on_server(0):
-                if table.saving is not None:
-                    write([_token_name(name)], [tf.constant(table.saving.token)])
-                if before is None:
-                    write([_facts_name(name)], [tf.constant(facts, tf.int64)])
-                else:
-                    # By other names, so that no earlier version takes it for a full one.
-                    said = tf.constant([*facts, num_live], tf.int64)
-                    parent = tf.constant([before.checkpoint, before.token])
-                    write(_increment_names(name), [said, parent])
+            _save_table(name, table, write)
     return files
+
+
+def _save_table(name: str, table: DynamicTable, write: Callable[[Mapping[str, Any]], None]) -> None:
+    """Writes the pages of a table, each on its server, and then what there is to know of them."""
+    before, counters = table.base, table.counters_by_server()
+    has_deaths = before is not None and before.has_deaths(counters)
+    num_pages = num_live = 0
+    for server, rows in table.pages():
+        parts: dict[str, Any] = {}  # One file: there are enough of them.
+        with table.on_server(server):
+            if has_deaths:
+                parts[_live_name(name, num_live)] = rows.ids
+                num_live += 1
+            if before is not None:
+                rows = _touched(rows, before.clocks[server])
+            if before is None or len(rows.ids):
+                parts |= dict(zip(_page_names(name, num_pages), rows, strict=True))
+                num_pages += 1
+            if parts:
+                write(parts)
+    clock = max(counted["clock"] for counted in counters)
+    facts = [num_pages, clock, table.options.width]
+    with table.on_server(0):
+        parts = {}
+        if table.saving is not None:
+            parts[_token_name(name)] = tf.constant(table.saving.token)
+        if before is None:
+            parts[_facts_name(name)] = tf.constant(facts, tf.int64)
+        else:
+            # By other names, so that no earlier version takes it for a full one.
+            said = tf.constant([*facts, num_live], tf.int64)
+            parent = tf.constant([before.checkpoint, before.token])
+            parts |= dict(zip(_increment_names(name), (said, parent), strict=True))
+        write(parts)
 
 
 def _restore(trackables: Mapping[str, DynamicTable], merged_prefix: tf.Tensor) -> None:
