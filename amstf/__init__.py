@@ -20,6 +20,7 @@ if _TYPE_CHECKING:
     from amstf.data import Samples as Samples
     from amstf.data import SampleWriter as SampleWriter
     from amstf.dynamic import Admission as Admission
+    from amstf.dynamic import IncrementalCheckpoints as IncrementalCheckpoints
     from amstf.dynamic import TableLimit as TableLimit
     from amstf.errors import AmstfError as AmstfError
     from amstf.layers import AmsEmbedding as AmsEmbedding
@@ -43,6 +44,7 @@ _MODULE_OF = {
     "Field": "amstf.schema",
     "ImageStore": "amstf.store",
     "ImageStoreWriter": "amstf.store",
+    "IncrementalCheckpoints": "amstf.dynamic",
     "SampleWriter": "amstf.data",
     "Samples": "amstf.data",
     "Schema": "amstf.schema",

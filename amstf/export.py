@@ -164,9 +164,9 @@ def export(
         state = _state(model, traced)
     module = tf.Module()
     module.state = list(state.values())
-    served = {id(variable) for variable in module.state}
-    # In the order of their variables, by which a delta knows them.
-    dynamic = {name: rows for name, rows in sorted(dynamic.items()) if id(rows.ids) in served}
+    # Those that are read, in the order of their ids in the state, by which a delta finds them.
+    named = {id(rows.ids): (name, rows) for name, rows in dynamic.items()}
+    dynamic = dict(named[id(variable)] for variable in module.state if id(variable) in named)
     module.tables = [rows.index for rows in dynamic.values()]
     description = _describe(schema, layers, traced, widths)
     description["variables"] = list(state)

@@ -21,7 +21,7 @@ class StaticRows:
 
     What is traced with it holds stock ops only. The hash table is filled from the variable when a
     SavedModel is loaded. A row counts only if its id is the one that was asked for, so that a
-    request that is answered while a delta is being applied never gets another id's row.
+    request that comes between the assignments of a delta does not get another id's row.
 
     Args:
         table: Its rows are copied, without slots; wherever they are, they come to this process.
