@@ -99,6 +99,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         variants={
             "no behaviours": _dicm(images="ad"),
             **{name: _dicm(name) for name in ("concat", "max", "sum", "attentive", "multi_query")},
+            # Their weights sum to 1: how many behaviours a user has is left out.
+            **{name: _dicm(name) for name in ("mean", "attentive_mean", "multi_query_mean")},
         },
         baseline="no behaviours",
         data=_ALL,
