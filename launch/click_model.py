@@ -153,7 +153,7 @@ def _id_regularization(config: RunConfig) -> IdRegularization | None:
 def _image_arguments(
     config: RunConfig, schema: Schema, stores: dict[str, ImageStore]
 ) -> dict[str, Any]:
-    names = ("image_dropout", "image_products")
+    names = ("image_dropout", "image_products", "unit_images")
     of_dicm = {name: value for name in names if (value := getattr(config, name))}
     if of_dicm and (config.model == PRERANK or config.images == NO_IMAGES):
         raise ConfigError(
@@ -199,7 +199,7 @@ def _embedding_model(config: RunConfig, stores: Mapping[str, ImageStore]) -> Any
     make = functools.partial(
         image_tower,
         config.tower,
-        config.activation or "prelu",
+        config.tower_activation or config.activation or "prelu",
         dropout=config.tower_dropout,
     )
     if not config.separate_towers:

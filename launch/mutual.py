@@ -87,9 +87,9 @@ _OF_TRAINING = (
 )  # fmt: skip
 # Of what a model is.
 _OF_MODEL = (
-    "hidden", "interaction", "activation", "tower", "separate_towers", "aggregator", "images",
-    "labels", "image_products", "id_l2",
-    "id_gate", "id_gate_fields", "id_dropout", "id_dropout_fields",
+    "hidden", "interaction", "activation", "tower", "tower_activation", "separate_towers",
+    "aggregator", "images", "labels", "image_products", "unit_images", "id_l2", "id_gate",
+    "id_gate_fields", "id_dropout", "id_dropout_fields",
 )  # fmt: skip
 
 

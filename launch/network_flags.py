@@ -6,7 +6,7 @@ from absl import flags
 
 from launch import flag_values
 from launch.interaction import help_text
-from launch.run_directory import ACTIVATIONS, RunConfig
+from launch.run_directory import ACTIVATIONS, TOWER_ACTIVATIONS, RunConfig
 
 FLAGS = flags.FLAGS
 
@@ -43,6 +43,13 @@ flags.DEFINE_enum(
     "Activation of the layers of the MLP and of the embedding model; if not given each model's "
     "own, PReLU for most.",
 )
+flags.DEFINE_enum(
+    "tower_activation",
+    None,
+    TOWER_ACTIVATIONS,
+    "images: activation of each layer of the embedding model, the last too; if not given that of "
+    "--activation. linear with one width is a projection of the features.",
+)
 flags.DEFINE_bool(
     "separate_towers",
     RunConfig.separate_towers,
@@ -66,6 +73,7 @@ def values() -> dict[str, Any]:
         "tower": flag_values.widths("tower", FLAGS.tower),
         "tower_dropout": FLAGS.tower_dropout,
         "activation": FLAGS.activation or "",
+        "tower_activation": FLAGS.tower_activation or "",
         "separate_towers": FLAGS.separate_towers,
         "store_servers": tuple(FLAGS.store_servers or ()),
     }

@@ -62,6 +62,7 @@ AGGREGATORS = (
 """As `models.AGGREGATORS`, which would take TensorFlow to import."""
 
 ACTIVATIONS = ("prelu", "relu", "elu", "gelu", "swish", "tanh")
+TOWER_ACTIVATIONS = (*ACTIVATIONS, "linear")
 """Activations that both an MLP and E can have; the names are those of Keras."""
 
 ALL_LABELS, FIRST_LABEL = LABELS = ("all", "first")
@@ -117,6 +118,7 @@ class RunConfig:
         id_dropout_fields: Fields with that dropout; () for the ad's.
         image_dropout: Probability that in training a sample's images are dropped.
         image_products: Whether a model with images sees the product of ad and behaviours too.
+        unit_images: Whether it sees images at length 1.
         learning_rate_decay: Factor of the learning rate every `decay_steps`; 1: none.
         decay_steps: Updates of the optimizer.
         preset: Name of the flags' preset, "" for none; what they were is in the other attributes.
@@ -130,6 +132,7 @@ class RunConfig:
         interaction: Options of a model of field interactions, each "name=value"; see
             `launch.interaction`.
         activation: Of the MLP and of E, one of `ACTIVATIONS`; "" for each model's own.
+        tower_activation: Of E, one of `TOWER_ACTIVATIONS`; "" for `activation`.
         separate_towers: Whether each image store has an E of its own, of one kind or not.
         store_servers: Parameter servers that hold an image store, each "store:index"; see
             `launch.store_servers`.
@@ -161,6 +164,7 @@ class RunConfig:
     id_dropout_fields: tuple[str, ...] = ()
     image_dropout: float = 0.0
     image_products: bool = False
+    unit_images: bool = False
     learning_rate_decay: float = 1.0
     decay_steps: int = 24_000
     preset: str = ""
@@ -170,6 +174,7 @@ class RunConfig:
     mutual_warm_up: int = 0
     interaction: tuple[str, ...] = ()
     activation: str = ""
+    tower_activation: str = ""
     separate_towers: bool = False
     store_servers: tuple[str, ...] = ()
 
@@ -268,8 +273,10 @@ _CHOICES = {
     "labels": LABELS,
     "warm_start_mode": WARM_STARTS,
     "image_products": (False, True),
+    "unit_images": (False, True),
     "agreement": AGREEMENTS,
     "activation": ("", *ACTIVATIONS),
+    "tower_activation": ("", *TOWER_ACTIVATIONS),
     "separate_towers": (False, True),
 }
 

@@ -194,6 +194,11 @@ flags.DEFINE_bool(
     RunConfig.image_products,
     "images: whether the network also sees the product of the ad's image and the behaviours'.",
 )
+flags.DEFINE_bool(
+    "unit_images",
+    RunConfig.unit_images,
+    "images: whether the network sees embeddings of images at length 1.",
+)
 flags.DEFINE_float(
     "learning_rate_decay",
     RunConfig.learning_rate_decay,
@@ -342,6 +347,7 @@ def config_of_flags(**others: Any) -> RunConfig:
         id_dropout_fields=tuple(FLAGS.id_dropout_fields or ()),
         image_dropout=FLAGS.image_dropout,
         image_products=FLAGS.image_products,
+        unit_images=FLAGS.unit_images,
         learning_rate_decay=FLAGS.learning_rate_decay,
         decay_steps=FLAGS.decay_steps,
         missing=FLAGS.missing,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,6 +80,10 @@ class Dicm(ImageInputs, EmbeddingMlp):
         image_products: Whether the network also sees the elementwise product of the ad's image and
             the aggregated behaviours. That they are alike is a product, which an MLP has to learn
             from very many samples. Not in the paper; see docs/design/models.md.
+        unit_images: Whether the network sees the ad's images and the aggregated behaviours at
+            length 1, and products times sqrt(D), so that all are of one size. How much a user did
+            and how strong an image is are left out, what it shows stays. Not in the paper; see
+            docs/design/models.md.
         image_dropout: Probability that in training a sample's image vectors, the ad's and the
             aggregated behaviours', are made zero together (`models.SampleDropout`).
         **kwargs: Further arguments of `EmbeddingMlp`.
@@ -116,6 +121,7 @@ class Dicm(ImageInputs, EmbeddingMlp):
         image_embedding: keras.layers.Layer | Mapping[str, keras.layers.Layer] | None = None,
         image_dropout: float = 0.0,
         image_products: bool = False,
+        unit_images: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(schema, hidden, dropout, base=_base_network(base), **kwargs)
@@ -139,6 +145,7 @@ class Dicm(ImageInputs, EmbeddingMlp):
                 "image_products multiplies the ad's image with those of behaviours, and this model "
                 "lacks one of them; leave it out"
             )
+        self.unit_images = unit_images
         self.image_dropout = None
         if image_dropout:
             self.image_dropout = SampleDropout(image_dropout, name="image_dropout")
@@ -167,19 +174,31 @@ class Dicm(ImageInputs, EmbeddingMlp):
         """Returns ID embeddings, ad images and aggregated behaviours side by side, [B, width]."""
         embedded = self.id_embedding(inputs, per_field=True)
         images = self._embed_images(inputs, (*self.ad_images, *self.behaviour_images))
-        parts = [images[field.name][0] for field in self.ad_images]
+        parts = [self._seen(images[field.name][0]) for field in self.ad_images]
         ad_ids = self.id_embedding.join(embedded, side="ad") if self._has_ad_ids else None
         for field in self.behaviour_images:
             behaviours, mask = images[field.name]
             asks = self._query_of(field)
             query = images[asks.name][0] if asks else None
             pooled = self._aggregate(field, inputs, behaviours, mask, query, ad_ids)
-            parts.append(pooled)
+            width = behaviours.shape[-1]
+            seen = self._seen(pooled, width)
+            parts.append(seen)
             if self.image_products:
-                parts.append(_products(query, pooled))
+                products = _products(self._seen(query), seen)
+                parts.append(products * math.sqrt(width) if self.unit_images else products)
         if self.image_dropout is not None:
             parts = self.image_dropout(parts)
         return tf.concat([self.id_embedding.join(embedded), *parts], axis=-1)
+
+    def _seen(self, vectors: tf.Tensor, width: int | None = None) -> tf.Tensor:
+        """Returns what the network sees of vectors [B, n D], each D floats of which are one."""
+        if not self.unit_images:
+            return vectors
+        each = tf.reshape(vectors, [tf.shape(vectors)[0], -1, width or vectors.shape[-1]])
+        # Of nearly nothing a length of 1 would be noise, and its gradient without bound.
+        unit = tf.math.l2_normalize(each, axis=-1, epsilon=1e-6)
+        return tf.ensure_shape(tf.reshape(unit, tf.shape(vectors)), vectors.shape)
 
     def get_config(self) -> dict[str, Any]:
         """Describes the model, its image stores by their paths."""
@@ -187,6 +206,7 @@ class Dicm(ImageInputs, EmbeddingMlp):
             **super().get_config(),
             **self._image_config(),
             "image_products": self.image_products,
+            "unit_images": self.unit_images,
             "image_dropout": self.image_dropout.rate if self.image_dropout else 0.0,
         }
 

@@ -208,8 +208,11 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             "no image dropout": _dicm(image_dropout=0.0),
             "dropout in E": _dicm(tower_dropout=0.5),
             "wide E": _dicm(tower=(256, 64, 12)),
+            "narrow E": _dicm(tower=(4,)),
             "sum of behaviours": _dicm("sum"),
             "products": _dicm(image_products=True),
+            "at length 1": _dicm(unit_images=True),
+            "more image dropout": _dicm(image_dropout=0.8),
             "E without ids": Variant(
                 {
                     **_dicm().changes,
@@ -238,13 +241,12 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         title="Vectors of videos for new and for known items",
         variants={
             "ids": _IDS,
+            "joint": _dicm(),
             "no products": _dicm(image_products=False),
-            "mean": _dicm(),
-            "attentive": _dicm("attentive"),
+            "not at length 1": _dicm(unit_images=False),
+            "PReLU in E": _dicm(tower_activation="prelu"),
             "attentive, weights of a sum of 1": _dicm("attentive_mean"),
             "no id dropout": _dicm(id_dropout=0.0),
-            "more id dropout": _dicm(id_dropout=0.9),
-            "id gate": _dicm(id_dropout=0.0, id_gate=20.0, id_gate_fields=("item",)),
         },
         baseline="ids",
         data=("tiktok-new", "tiktok-known"),

@@ -80,7 +80,14 @@ class Data:
 
 
 _COMMON: Mapping[str, Any] = {"epochs": 20, "patience": 6, "batch_size": 1024}
-_TIKTOK = ("--seed={seed}", "--modalities=visual,audio", "--standardise", "--combiner=mean")
+_TIKTOK = (
+    "--seed={seed}",
+    "--modalities=visual,audio",
+    "--standardise",
+    "--combiner=mean",
+    "--behaviours=256",
+    "--group_by_user",
+)
 _TIKTOK_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     IDS: {**_COMMON, "learning_rate": 0.003, "dropout": 0.3, "epochs": 10, "patience": 5},
     IMAGES: {
@@ -91,7 +98,8 @@ _TIKTOK_SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "patience": 5,
         "aggregator": "mean",
         "tower": (64,),
-        "tower_dropout": 0.3,
+        "tower_activation": "linear",
+        "unit_images": True,
         "id_dropout": 0.5,
         "id_dropout_fields": ("item", "behaviours"),
     },

@@ -25,7 +25,14 @@ from launch.run_directory import FIRST_LABEL, FULL_START, MUTUAL, RunConfig
 
 _PLACES = ("dataset", "warm_start")  # Attributes that hold paths, which do not change a result.
 _OF_MUTUAL = ("members", "agreement", "mutual_weight", "mutual_warm_up")
-_ADDED = {"interaction": (), "activation": "", "separate_towers": False, "store_servers": ()}
+_ADDED = {
+    "interaction": (),
+    "activation": "",
+    "separate_towers": False,
+    "store_servers": (),
+    "unit_images": False,
+    "tower_activation": "",
+}
 _OF_THE_WHOLE = (*_OF_MUTUAL, "epochs", "patience", "batch_size")
 
 

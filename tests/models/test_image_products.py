@@ -21,17 +21,9 @@ def of_ids():
 
 
 def make(**arguments):
-    return build(
-        Dicm(
-            CLICK_SCHEMA,
-            image_embedding=of_ids(),
-            hidden=(4,),
-            activation="tanh",
-            image_products=True,
-            **arguments,
-        ),
-        CLICK_SCHEMA,
-    )
+    common = {"hidden": (4,), "activation": "tanh", "image_products": True}
+    model = Dicm(CLICK_SCHEMA, image_embedding=of_ids(), **{**common, **arguments})
+    return build(model, CLICK_SCHEMA)
 
 
 def test_by_hand():
@@ -52,12 +44,37 @@ def test_each_channel_of_multi_query_is_multiplied():
     np.testing.assert_allclose(products, np.tile(image, 2) * pooled, rtol=1e-6)
 
 
-def test_gradients_config_and_batch_of_one():
-    model = make(aggregator="attentive")
+def test_unit_images_by_hand():
+    model = make(aggregator="mean", unit_images=True)
+    batch = tensors(random_batch(CLICK_SCHEMA, 2, 2))
+    batch["image"] = tf.constant([3, 1], tf.int64)
+    batch["liked_images"] = tf.constant([[0, 2], [-1, -1]], tf.int64)
+    got = model.join(batch).numpy()[:, model.id_embedding.width :]
+    ad, liked = np.array([4, 3, 2]) / np.sqrt(29), np.array([2, 1, 2]) / 3
+    np.testing.assert_allclose(got[0], [*ad, *liked, *np.sqrt(3) * ad * liked], rtol=1e-6)
+    np.testing.assert_allclose(got[1], [*np.array([2, 1, 2]) / 3, *np.zeros(6)], rtol=1e-6)
+    alone = make(aggregator="mean", unit_images=True, image_products=False)
+    np.testing.assert_array_equal(
+        alone.join(batch)[:, alone.id_embedding.width :], got[:, : 2 * len(ad)]
+    )
+
+
+def test_each_query_of_multi_query_has_length_one():
+    model = make(aggregator="multi_query", unit_images=True)
+    joined = model.join(tensors(random_batch(CLICK_SCHEMA, 3, 2))).numpy()
+    channels = joined[:, model.id_embedding.width + 3 :][:, :6].reshape(3, 2, 3)
+    lengths = np.linalg.norm(channels, axis=2)
+    np.testing.assert_allclose(lengths[lengths > 0], 1, rtol=1e-6)
+    assert (lengths > 0).any()
+
+
+@pytest.mark.parametrize("unit_images", [False, True])
+def test_gradients_config_and_batch_of_one(unit_images):
+    model = make(aggregator="attentive", unit_images=unit_images)
     batch = tensors(random_batch(CLICK_SCHEMA, 1, 2))
     assert model(batch).shape == (1, 1)
     copy = build(Dicm.from_config(model.get_config(), image_embedding=of_ids()), CLICK_SCHEMA)
-    assert copy.image_products
+    assert copy.image_products and copy.unit_images == unit_images
     copy.set_weights(model.get_weights())
     np.testing.assert_array_equal(copy(batch), model(batch))
     variables = [v for v in model.trainable_variables if "table" not in v.name]
