@@ -89,7 +89,14 @@ _TIKTOK = (
     "--group_by_user",
 )
 _TIKTOK_SETTINGS: Mapping[str, Mapping[str, Any]] = {
-    IDS: {**_COMMON, "learning_rate": 0.003, "dropout": 0.3, "epochs": 10, "patience": 5},
+    IDS: {
+        **_COMMON,
+        "learning_rate": 0.003,
+        "dropout": 0.3,
+        "id_l2": 1.0,
+        "epochs": 12,
+        "patience": 5,
+    },
     IMAGES: {
         **_COMMON,
         "learning_rate": 0.001,
