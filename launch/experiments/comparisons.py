@@ -244,9 +244,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         variants={
             "ids": _IDS,
             "joint": _dicm(),
-            "no products": _dicm(image_products=False),
             "not at length 1": _dicm(unit_images=False),
-            "PReLU in E": _dicm(tower_activation="prelu"),
             "attentive, weights of a sum of 1": _dicm("attentive_mean"),
             "no id dropout": _dicm(id_dropout=0.0),
         },
