@@ -246,7 +246,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             "joint": _dicm(),
             "not at length 1": _dicm(unit_images=False),
             "attentive, weights of a sum of 1": _dicm("attentive_mean"),
-            "no id dropout": _dicm(id_dropout=0.0),
         },
         baseline="ids",
         data=("tiktok-new", "tiktok-known"),
