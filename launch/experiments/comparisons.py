@@ -245,9 +245,18 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             "ids": _IDS,
             "joint": _dicm(),
             "not at length 1": _dicm(unit_images=False),
-            "attentive, weights of a sum of 1": _dicm("attentive_mean"),
         },
         baseline="ids",
         data=("tiktok-new", "tiktok-known"),
+    ),
+    "content_aggregators": Experiment(
+        title="How the vectors of a user's videos are aggregated",
+        variants={
+            "mean": _dicm(),
+            "attentive": _dicm("attentive"),
+            "attentive, weights of a sum of 1": _dicm("attentive_mean"),
+        },
+        baseline="mean",
+        data=("tiktok-new-32",),
     ),
 }
