@@ -27,6 +27,9 @@ class Aggregator(keras.layers.Layer):
     """Whether neither `query` nor `ad_ids` are looked at, so that samples that share their
     behaviours share the result: models then aggregate once for a group."""
 
+    shares_user = False
+    """Whether it takes the behaviours of one user, [1, T, D], with the queries of many ads."""
+
     needs_ad_ids = False
     """Whether `ad_ids` must be given; models refuse such an aggregator when the ad has no ids."""
 
@@ -40,8 +43,9 @@ class Aggregator(keras.layers.Layer):
         """Aggregates.
 
         Args:
-            behaviours: [B, T, D] float, embeddings of the behaviours (of their images).
-            mask: [B, T] bool, true where there is a behaviour.
+            behaviours: [B, T, D] float, embeddings of the behaviours (of their images); with
+                `shares_user` also [1, T, D], of one user whom all samples are of.
+            mask: [B, T] or [1, T] bool, true where there is a behaviour.
             query: [B, D] float, the embedding of the ad (of its image).
             ad_ids: [B, any width] float, the ad's ID embeddings.
 

@@ -32,15 +32,29 @@ class PairDense(keras.layers.Dense):
 
     def call(self, behaviours: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
         """Maps [B, T, D] and [B, D] to [B, T, units]."""
-        kernel = tf.cast(tf.convert_to_tensor(self.kernel), behaviours.dtype)
+        kernel, bias = self.of(query)
+        return tf.matmul(behaviours, kernel) + bias[:, None, :]
+
+    def of(self, query: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what a query [B, D] makes of the layer: kernels [B, D, units], biases [B, units].
+
+        The layer is linear in the behaviours: `e kernel + bias`.
+        """
+        kernel = tf.cast(tf.convert_to_tensor(self.kernel), query.dtype)
         of_behaviour, of_query, of_product, of_difference = tf.split(kernel, 4)
-        per_sample = of_behaviour + of_difference + query[:, :, None] * of_product
-        of_query = tf.matmul(query, of_query - of_difference) + self.bias
-        return tf.matmul(behaviours, per_sample) + of_query[:, None, :]
+        kernels = of_behaviour + of_difference + query[:, :, None] * of_product
+        return kernels, tf.matmul(query, of_query - of_difference) + tf.cast(self.bias, query.dtype)
 
 
 class PairMlp(Mlp):
     """An `Mlp` of the pairs of behaviours and query; the identity of them is never asked for."""
+
+    @property
+    def prelu(self) -> tuple[PairDense, keras.layers.PReLU] | None:
+        """The layers, once they are made, if they are one linear layer and a PReLU, else None."""
+        if len(self._steps) == 2 and isinstance(self._steps[1], keras.layers.PReLU):
+            return self._steps[0], self._steps[1]
+        return None
 
     def dense_type(self, index: int) -> type[keras.layers.Dense]:
         """See `Mlp.dense_type`."""
@@ -76,6 +90,7 @@ class AttentivePooling(Aggregator):
     """
 
     needs_query = True
+    shares_user = True
 
     def __init__(
         self,
@@ -98,6 +113,8 @@ class AttentivePooling(Aggregator):
     ) -> tf.Tensor:
         """See `Aggregator`."""
         weights = self.weights_of(behaviours, mask, query)
+        if behaviours.shape[0] == 1:
+            return tf.matmul(weights, behaviours[0])
         return tf.linalg.matvec(behaviours, weights, transpose_a=True)
 
     def weights_of(
@@ -112,15 +129,45 @@ class AttentivePooling(Aggregator):
                 f"{type(self).__name__} got behaviours of width {behaviours.shape[-1]} and a query "
                 f"of width {query.shape[-1]}; embed both with the same width"
             )
-        if self._mlp.widths:
-            scores = self._score(self._mlp(behaviours, query, mask))
-        else:
-            scores = self._score(behaviours, query)
-        scores = tf.squeeze(scores, axis=-1)
+        scores = self._scores_of(behaviours, mask, query)
         if self.softmax:
             # Finite, so that a user without behaviours is uniform here and zero below, not NaN.
             scores = tf.nn.softmax(tf.where(mask, scores, scores.dtype.min), axis=-1)
         return tf.where(mask, scores, tf.zeros_like(scores))
+
+    def _scores_of(self, behaviours: tf.Tensor, mask: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
+        """Returns scores of pairs, [B, T], of behaviours [B, T, D] or [1, T, D]."""
+        if self._mlp.prelu is None or not self._score.built:
+            # The first call makes the weights.
+            mask = tf.broadcast_to(mask, [tf.shape(query)[0], tf.shape(mask)[1]])
+            return self._of_layers(behaviours, mask, query)
+        # v . PReLU(x) = v (1 - a) . relu(x) + v a . x, of which the second is linear in the
+        # behaviour: one pass over the [B, T, units] of the pairs in place of five.
+        pairs, prelu = self._mlp.prelu
+        kernel, bias = pairs.of(query)
+        v = tf.cast(self._score.kernel, query.dtype)
+        slope = tf.reshape(tf.cast(prelu.alpha, query.dtype), [-1, 1])
+        linear, shift = tf.matmul(kernel, v * slope), tf.matmul(bias, v * slope) + self._score.bias
+        if behaviours.shape[0] != 1:
+            rectified = tf.nn.relu(tf.matmul(behaviours, kernel) + bias[:, None, :])
+            scores = _dense(rectified, v * (1 - slope)) + tf.matmul(behaviours, linear)
+            return tf.squeeze(scores, axis=-1) + shift
+        # One user: all ads in one matrix product, [T, D] by [D, B units].
+        behaviours, width = behaviours[0], behaviours.shape[-1]
+        kernels = tf.reshape(tf.transpose(kernel, [1, 0, 2]), [width, -1])
+        rectified = tf.nn.relu(tf.matmul(behaviours, kernels) + tf.reshape(bias, [-1]))
+        shape = [tf.shape(behaviours)[0], tf.shape(query)[0], v.shape[0]]
+        scores = tf.squeeze(_dense(tf.reshape(rectified, shape), v * (1 - slope)), axis=-1)
+        scores += tf.matmul(behaviours, tf.squeeze(linear, axis=-1), transpose_b=True)
+        return tf.transpose(scores) + shift
+
+    def _of_layers(self, behaviours: tf.Tensor, mask: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
+        """Returns the same by the layers, one after the other."""
+        if self._mlp.widths:
+            scores = self._score(self._mlp(behaviours, query, mask))
+        else:
+            scores = self._score(behaviours, query)
+        return tf.squeeze(scores, axis=-1)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -130,6 +177,12 @@ class AttentivePooling(Aggregator):
             "activation": self._mlp.activation,
             "softmax": self.softmax,
         }
+
+
+def _dense(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Multiplies [.., width] with [width, 1], as one matrix."""
+    product = tf.matmul(tf.reshape(inputs, [-1, kernel.shape[0]]), kernel)
+    return tf.reshape(product, [*tf.unstack(tf.shape(inputs)[:-1]), 1])
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
@@ -156,6 +209,7 @@ class MultiQueryAttentivePooling(Aggregator):
 
     needs_query = True
     needs_ad_ids = True
+    shares_user = True
 
     def __init__(
         self,

@@ -171,7 +171,9 @@ class ImageInputs:
         aggregator, groups = self.aggregators[field.name], groups_of(field, inputs)
         if getattr(aggregator, "of_user_alone", False):
             return per_sample(aggregator(behaviours, mask), groups)
-        behaviours, mask = per_sample(behaviours, groups), per_sample(mask, groups)
+        one_user = behaviours.shape[0] == 1 and getattr(aggregator, "shares_user", False)
+        if not one_user:
+            behaviours, mask = per_sample(behaviours, groups), per_sample(mask, groups)
         return aggregator(behaviours, mask, query, ad_ids)
 
     def _image_config(self) -> dict[str, Any]:

@@ -99,6 +99,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         variants={
             "no behaviours": _dicm(images="ad"),
             **{name: _dicm(name) for name in ("concat", "max", "sum", "attentive", "multi_query")},
+            # Their weights sum to 1: how many behaviours a user has is left out.
+            **{name: _dicm(name) for name in ("mean", "attentive_mean", "multi_query_mean")},
         },
         baseline="no behaviours",
         data=_ALL,
@@ -242,13 +244,19 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         variants={
             "ids": _IDS,
             "joint": _dicm(),
-            "no products": _dicm(image_products=False),
             "not at length 1": _dicm(unit_images=False),
-            "PReLU in E": _dicm(tower_activation="prelu"),
-            "attentive, weights of a sum of 1": _dicm("attentive_mean"),
-            "no id dropout": _dicm(id_dropout=0.0),
         },
         baseline="ids",
         data=("tiktok-new", "tiktok-known"),
+    ),
+    "content_aggregators": Experiment(
+        title="How the vectors of a user's videos are aggregated",
+        variants={
+            "mean": _dicm(),
+            "attentive": _dicm("attentive"),
+            "attentive, weights of a sum of 1": _dicm("attentive_mean"),
+        },
+        baseline="mean",
+        data=("tiktok-new-32",),
     ),
 }

@@ -85,9 +85,8 @@ _TIKTOK = (
     "--modalities=visual,audio",
     "--standardise",
     "--combiner=mean",
-    "--behaviours=256",
-    "--group_by_user",
 )
+_LONG = ("--behaviours=256", "--group_by_user")
 _TIKTOK_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     IDS: {
         **_COMMON,
@@ -196,14 +195,27 @@ DATA: Mapping[str, Data] = {
     ),
     "tiktok-new": Data(
         title="TikTok, items of the test are new",
-        prepare=("tiktok", "--source={shared}/tiktok", "--split=new_items", *_TIKTOK),
+        prepare=("tiktok", "--source={shared}/tiktok", "--split=new_items", *_TIKTOK, *_LONG),
+        metrics=(AUC, USER_AUC),
+        settings=_TIKTOK_SETTINGS,
+        segment_steps=120,
+    ),
+    "tiktok-new-32": Data(
+        title="TikTok, items of the test are new, 32 behaviours (attention takes long of 256)",
+        prepare=(
+            "tiktok",
+            "--source={shared}/tiktok",
+            "--split=new_items",
+            *_TIKTOK,
+            "--group_by_user",
+        ),
         metrics=(AUC, USER_AUC),
         settings=_TIKTOK_SETTINGS,
         segment_steps=120,
     ),
     "tiktok-known": Data(
         title="TikTok, items of the test are known",
-        prepare=("tiktok", "--source={shared}/tiktok", "--split=known_items", *_TIKTOK),
+        prepare=("tiktok", "--source={shared}/tiktok", "--split=known_items", *_TIKTOK, *_LONG),
         metrics=(AUC, USER_AUC),
         settings=_TIKTOK_SETTINGS,
         segment_steps=120,

@@ -366,3 +366,48 @@ def test_bad_input_is_named():
         name for name in AGGREGATORS if make_aggregator(name, 2).get_config().get("softmax")
     ]
     assert of_softmax == ["attentive_mean", "multi_query_mean"]
+
+
+@pytest.mark.parametrize("make", [AttentivePooling, MultiQueryAttentivePooling])
+@pytest.mark.parametrize("arguments", [{}, {"softmax": True}, {"hidden": (4, 3)}, {"hidden": ()}])
+@pytest.mark.parametrize("length", [0, 1, 5])
+def test_one_user_is_as_good_as_each_sample_its_own(make, arguments, length):
+    pooling = make(**arguments)
+    rng = np.random.default_rng(1)
+    of_user, queries, ids = (
+        tf.constant(rng.normal(size=shape), tf.float32)
+        for shape in ([1, length, 3], [4, 3], [4, 2])
+    )
+    mask = tf.constant(rng.random([1, length]) < 0.7)
+    of_each = [tf.repeat(values, 4, axis=0) for values in (of_user, mask)]
+    pooling(*of_each, queries, ids)  # Makes the weights.
+    pooling.set_weights([rng.normal(size=w.shape) for w in pooling.get_weights()])
+
+    def gradients(values, mask, queries, ids):
+        weights = pooling.trainable_variables
+        with tf.GradientTape() as tape:
+            tape.watch([queries, ids])
+            pooled = pooling(values, mask, queries, ids)
+            loss = tf.reduce_sum(pooled**2)
+        return pooled, tape.gradient(loss, [queries, *weights], unconnected_gradients="zero")
+
+    pooled, expected = gradients(*of_each, queries, ids)
+    one, got = gradients(of_user, mask, queries, ids)
+    np.testing.assert_allclose(one, pooled, rtol=1e-5, atol=1e-6)
+    for left, right in zip(got, expected, strict=True):
+        size = np.max(np.abs(right), initial=1)
+        np.testing.assert_allclose(left / size, right / size, rtol=1e-4, atol=1e-5)
+
+
+def test_one_pass_over_the_pairs_is_what_the_layers_give():
+    pooling = AttentivePooling()
+    behaviours, mask, query = tf.random.normal([3, 4, 5]), tf.ones([3, 4], tf.bool), tf.ones([3, 5])
+    pooling(behaviours, mask, query)
+    rng = np.random.default_rng(2)
+    pooling.set_weights([rng.normal(size=w.shape) for w in pooling.get_weights()])
+    np.testing.assert_allclose(
+        pooling._scores_of(behaviours, mask, query),
+        pooling._of_layers(behaviours, mask, query),
+        rtol=1e-4,
+        atol=1e-5,
+    )
