@@ -13,6 +13,7 @@ mutual         models trained together, from scratch and after training alone (a
 mutual_zoo     the same with the models of that paper, on Criteo's and Avazu's logs
 signal         ways to make a small signal in images pay: narrow, pre-trained, regularised E
 content        vectors of videos, for new and for known items
+content_aggregators  how the vectors of a user's videos are aggregated
 
 Trains and measures what has no result yet, in this experiment or in another one on the same data,
 several runs at a time, and prints the table. With --keep, results, table and figure go to
