@@ -62,8 +62,10 @@ AGGREGATORS = (
 """As `models.AGGREGATORS`, which would take TensorFlow to import."""
 
 ACTIVATIONS = ("prelu", "relu", "elu", "gelu", "swish", "tanh")
-TOWER_ACTIVATIONS = (*ACTIVATIONS, "linear")
 """Activations that both an MLP and E can have; the names are those of Keras."""
+
+TOWER_ACTIVATIONS = (*ACTIVATIONS, "linear")
+"""Those that E alone can have."""
 
 ALL_LABELS, FIRST_LABEL = LABELS = ("all", "first")
 """Labels that a model predicts."""

@@ -28,7 +28,8 @@ class Aggregator(keras.layers.Layer):
     behaviours share the result: models then aggregate once for a group."""
 
     shares_user = False
-    """Whether it takes the behaviours of one user, [1, T, D], with the queries of many ads."""
+    """Whether it takes the behaviours of one user, [1, T, D], with the queries of many ads. A
+    subclass whose `aggregate` does not sets it to False."""
 
     needs_ad_ids = False
     """Whether `ad_ids` must be given; models refuse such an aggregator when the ad has no ids."""

@@ -142,7 +142,7 @@ class AttentivePooling(Aggregator):
             mask = tf.broadcast_to(mask, [tf.shape(query)[0], tf.shape(mask)[1]])
             return self._of_layers(behaviours, mask, query)
         # v . PReLU(x) = v (1 - a) . relu(x) + v a . x, of which the second is linear in the
-        # behaviour: one pass over the [B, T, units] of the pairs in place of five.
+        # behaviour: one operation on the [B, T, units] of the pairs in place of PReLU's five.
         pairs, prelu = self._mlp.prelu
         kernel, bias = pairs.of(query)
         v = tf.cast(self._score.kernel, query.dtype)
@@ -150,14 +150,14 @@ class AttentivePooling(Aggregator):
         linear, shift = tf.matmul(kernel, v * slope), tf.matmul(bias, v * slope) + self._score.bias
         if behaviours.shape[0] != 1:
             rectified = tf.nn.relu(tf.matmul(behaviours, kernel) + bias[:, None, :])
-            scores = _dense(rectified, v * (1 - slope)) + tf.matmul(behaviours, linear)
+            scores = tf.tensordot(rectified, v * (1 - slope), 1) + tf.matmul(behaviours, linear)
             return tf.squeeze(scores, axis=-1) + shift
         # One user: all ads in one matrix product, [T, D] by [D, B units].
         behaviours, width = behaviours[0], behaviours.shape[-1]
         kernels = tf.reshape(tf.transpose(kernel, [1, 0, 2]), [width, -1])
         rectified = tf.nn.relu(tf.matmul(behaviours, kernels) + tf.reshape(bias, [-1]))
         shape = [tf.shape(behaviours)[0], tf.shape(query)[0], v.shape[0]]
-        scores = tf.squeeze(_dense(tf.reshape(rectified, shape), v * (1 - slope)), axis=-1)
+        scores = tf.tensordot(tf.reshape(rectified, shape), tf.squeeze(v * (1 - slope), -1), 1)
         scores += tf.matmul(behaviours, tf.squeeze(linear, axis=-1), transpose_b=True)
         return tf.transpose(scores) + shift
 
@@ -177,12 +177,6 @@ class AttentivePooling(Aggregator):
             "activation": self._mlp.activation,
             "softmax": self.softmax,
         }
-
-
-def _dense(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Multiplies [.., width] with [width, 1], as one matrix."""
-    product = tf.matmul(tf.reshape(inputs, [-1, kernel.shape[0]]), kernel)
-    return tf.reshape(product, [*tf.unstack(tf.shape(inputs)[:-1]), 1])
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)

@@ -174,7 +174,8 @@ class Dicm(ImageInputs, EmbeddingMlp):
         """Returns ID embeddings, ad images and aggregated behaviours side by side, [B, width]."""
         embedded = self.id_embedding(inputs, per_field=True)
         images = self._embed_images(inputs, (*self.ad_images, *self.behaviour_images))
-        parts = [self._seen(images[field.name][0]) for field in self.ad_images]
+        ads = {field.name: self._seen(images[field.name][0]) for field in self.ad_images}
+        parts = list(ads.values())
         ad_ids = self.id_embedding.join(embedded, side="ad") if self._has_ad_ids else None
         for field in self.behaviour_images:
             behaviours, mask = images[field.name]
@@ -182,10 +183,9 @@ class Dicm(ImageInputs, EmbeddingMlp):
             query = images[asks.name][0] if asks else None
             pooled = self._aggregate(field, inputs, behaviours, mask, query, ad_ids)
             width = behaviours.shape[-1]
-            seen = self._seen(pooled, width)
-            parts.append(seen)
+            parts.append(self._seen(pooled, width))
             if self.image_products:
-                products = _products(self._seen(query), seen)
+                products = _products(ads[asks.name], parts[-1])
                 parts.append(products * math.sqrt(width) if self.unit_images else products)
         if self.image_dropout is not None:
             parts = self.image_dropout(parts)
@@ -195,7 +195,13 @@ class Dicm(ImageInputs, EmbeddingMlp):
         """Returns what the network sees of vectors [B, n D], each D floats of which are one."""
         if not self.unit_images:
             return vectors
-        each = tf.reshape(vectors, [tf.shape(vectors)[0], -1, width or vectors.shape[-1]])
+        width = width or vectors.shape[-1]
+        if vectors.shape[-1] % width:
+            raise ConfigError(
+                f"unit_images: the behaviours' images have {width} floats and their aggregate "
+                f"{vectors.shape[-1]}, no multiple of it; use another aggregator, or leave it out"
+            )
+        each = tf.reshape(vectors, [tf.shape(vectors)[0], -1, width])
         # Of nearly nothing a length of 1 would be noise, and its gradient without bound.
         unit = tf.math.l2_normalize(each, axis=-1, epsilon=1e-6)
         return tf.ensure_shape(tf.reshape(unit, tf.shape(vectors)), vectors.shape)

@@ -103,7 +103,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             **{name: _dicm(name) for name in ("mean", "attentive_mean", "multi_query_mean")},
         },
         baseline="no behaviours",
-        data=_ALL,
+        data=_CLICKS,
     ),
     "base_networks": Experiment(
         title="Base networks without and with images (Figure 5)",

@@ -80,13 +80,6 @@ class Data:
 
 
 _COMMON: Mapping[str, Any] = {"epochs": 20, "patience": 6, "batch_size": 1024}
-_TIKTOK = (
-    "--seed={seed}",
-    "--modalities=visual,audio",
-    "--standardise",
-    "--combiner=mean",
-)
-_LONG = ("--behaviours=256", "--group_by_user")
 _TIKTOK_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     IDS: {
         **_COMMON,
@@ -111,6 +104,28 @@ _TIKTOK_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     },
     JOINT: {"image_products": True},
 }
+
+
+def _tiktok(title: str, split: str, *flags: str) -> Data:
+    return Data(
+        title=f"TikTok, {title}",
+        prepare=(
+            "tiktok",
+            "--source={shared}/tiktok",
+            f"--split={split}",
+            "--seed={seed}",
+            "--modalities=visual,audio",
+            "--standardise",
+            "--combiner=mean",
+            *flags,
+            "--group_by_user",
+        ),
+        metrics=(AUC, USER_AUC),
+        settings=_TIKTOK_SETTINGS,
+        segment_steps=120,
+    )
+
+
 _SYNTHETIC: Mapping[str, Any] = {
     **_COMMON,
     "learning_rate": 0.003,
@@ -193,33 +208,11 @@ DATA: Mapping[str, Data] = {
         new_item_impressions=5,
         segment_steps=69,
     ),
-    "tiktok-new": Data(
-        title="TikTok, items of the test are new",
-        prepare=("tiktok", "--source={shared}/tiktok", "--split=new_items", *_TIKTOK, *_LONG),
-        metrics=(AUC, USER_AUC),
-        settings=_TIKTOK_SETTINGS,
-        segment_steps=120,
+    "tiktok-new": _tiktok("items of the test are new", "new_items", "--behaviours=256"),
+    "tiktok-new-32": _tiktok(
+        "items of the test are new, 32 behaviours (attention takes long of 256)", "new_items"
     ),
-    "tiktok-new-32": Data(
-        title="TikTok, items of the test are new, 32 behaviours (attention takes long of 256)",
-        prepare=(
-            "tiktok",
-            "--source={shared}/tiktok",
-            "--split=new_items",
-            *_TIKTOK,
-            "--group_by_user",
-        ),
-        metrics=(AUC, USER_AUC),
-        settings=_TIKTOK_SETTINGS,
-        segment_steps=120,
-    ),
-    "tiktok-known": Data(
-        title="TikTok, items of the test are known",
-        prepare=("tiktok", "--source={shared}/tiktok", "--split=known_items", *_TIKTOK, *_LONG),
-        metrics=(AUC, USER_AUC),
-        settings=_TIKTOK_SETTINGS,
-        segment_steps=120,
-    ),
+    "tiktok-known": _tiktok("items of the test are known", "known_items", "--behaviours=256"),
     "criteo": Data(
         title="Criteo, the first 8,000 rows of its log; a seed is a fold of a cross-validation",
         prepare=(

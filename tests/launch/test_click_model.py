@@ -194,6 +194,20 @@ def test_servers_of_stores_are_read_or_refused(setting):
         config(model="dicm", store_servers=(setting,))
 
 
+def test_e_has_an_activation_of_its_own_and_images_a_length_of_one(samples):
+    settings = {"activation": "relu", "tower_activation": "linear", "unit_images": True}
+    wanted = config(model="dicm", images="both", **settings)
+    model = make_model(wanted, samples.schema, open_stores(samples))
+    activations = {
+        layer.activation.__name__
+        for e in model.image_embeddings.values()
+        for layer in e.embedding_model.layers
+        if isinstance(layer, tf_keras.layers.Activation)
+    }
+    assert activations == {"linear"}
+    assert model.unit_images
+
+
 def test_servers_of_stores_that_cannot_be():
     with pytest.raises(ConfigError, match=r"store_servers, 'ads': .* each once"):
         config(model="dicm", store_servers=("ads:1", "ads:1"))

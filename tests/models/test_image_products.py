@@ -98,6 +98,15 @@ def test_what_cannot_be_multiplied_is_refused():
     with pytest.raises(ConfigError, match="has 4 floats and the aggregated behaviours 5"):
         model.join(tensors(random_batch(CLICK_SCHEMA, 2, 2)))
 
+    alone = Dicm(
+        CLICK_SCHEMA,
+        image_embedding=keras.Sequential([wide]),
+        aggregator=_Five(),
+        unit_images=True,
+    )
+    with pytest.raises(ConfigError, match="have 4 floats and their aggregate 5"):
+        alone.join(tensors(random_batch(CLICK_SCHEMA, 2, 2)))
+
 
 class _Five(MultiQueryAttentivePooling):
     def aggregate(self, behaviours, mask, query, ad_ids):
