@@ -12,6 +12,7 @@ from amstf.errors import SchemaError
 from amstf.schema import Schema
 from amstf.signatures import ServedPart
 from models.blocks import Mlp
+from models.exact_evaluation import ExactEvaluation
 from models.heads import LabelHeads, PredictionHead
 from models.id_embedding import IdEmbedding
 from models.keras_names import PACKAGE
@@ -19,7 +20,7 @@ from models.page_view import page_view_parts
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class EmbeddingMlp(keras.Model):
+class EmbeddingMlp(ExactEvaluation, keras.Model):
     """Click model of ID and dense fields: embeddings, concatenated, into an MLP.
 
     `p = sigmoid(w . mlp([e_1, ..., e_n]) + b)`, the base network of arXiv 1711.06505, section 3.

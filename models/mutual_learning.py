@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf.errors import ConfigError
+from models.exact_evaluation import ExactEvaluation
 from models.keras_names import PACKAGE
 
 Predictions = Any
@@ -58,7 +59,7 @@ class _Means:
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class MutualLearning(keras.Model):
+class MutualLearning(ExactEvaluation, keras.Model):
     """N click models of equal standing that learn from the clicks and from each other.
 
     Model n minimises (arXiv 2406.12087)

@@ -14,6 +14,7 @@ from amstf.schema import SIDES, Field, Schema
 from amstf.signatures import CLICK_PROBABILITY, SCORE_ADS, ServedPart
 from models.blocks import Mlp
 from models.embedding_mlp import checked_labels
+from models.exact_evaluation import ExactEvaluation
 from models.id_embedding import IdEmbedding
 from models.images import EmbeddingModels, FieldNames, ImageInputs
 from models.keras_names import PACKAGE
@@ -59,7 +60,7 @@ class InnerProduct(keras.layers.Layer):
 
 
 @keras.utils.register_keras_serializable(package=PACKAGE)
-class TwoTower(ImageInputs, keras.Model):
+class TwoTower(ImageInputs, ExactEvaluation, keras.Model):
     """Pre-rank click model: two towers and an inner product (arXiv 1711.06505, section 6).
 
     `p = sigmoid(u . a + b)` with `u = tower_u([user ids, sum_t E(behaviour image t)])` and

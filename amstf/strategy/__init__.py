@@ -2,6 +2,7 @@
 
 from amstf.strategy.advanced_model_server import AdvancedModelServerStrategy
 from amstf.strategy.coordinator import ScheduledBatches
+from amstf.strategy.evaluation_data import check_evaluation_data
 from amstf.strategy.model_servers import ModelServers, ServerGroup
 from amstf.strategy.sharded_tables import num_split, whole_weights
 
@@ -10,6 +11,7 @@ __all__ = [
     "ModelServers",
     "ScheduledBatches",
     "ServerGroup",
+    "check_evaluation_data",
     "num_split",
     "whole_weights",
 ]
