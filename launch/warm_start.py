@@ -3,15 +3,18 @@
     python -m launch.train --dataset=NEWER --model=dicm --out=RUN --warm_start=OLDER_RUN
 
 The partial warm-up of arXiv 1711.06505, section 7: images say the same in every data set, ids do
-not. Why so: docs/design/launch.md.
+not. Or the other way round: a model of ids, to which images are added. Why so:
+docs/design/launch.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from tensorflow.core.protobuf import trackable_object_graph_pb2
@@ -21,18 +24,38 @@ from amstf.schema import IMAGE, Field, Schema
 from launch import checkpoints, click_model
 from launch.run_directory import (
     FULL_START,
+    IDS_START,
     IMAGES_START,
     NO_IMAGES,
     PARTIAL_START,
     RunConfig,
     RunDirectory,
 )
+from models import Mlp
 
 # A model's children that are not its weights, and an IdEmbedding's that belong to ids. Occurrences
 # are always those in the new run's data.
 _OF_TRAINING = "optimizer"
-_OF_IDS = {PARTIAL_START: ("tables", "_hashing", "occurrences"), FULL_START: ("occurrences",)}
+_OF_IDS = {
+    PARTIAL_START: ("tables", "_hashing", "occurrences"),
+    FULL_START: ("occurrences",),
+    IDS_START: ("occurrences",),
+}
+_OF_IMAGES = ("image_embeddings", "aggregator", "further_aggregators", "image_dropout")
 _MOST_NAMED = 4
+_CURE = f"use the widths, images and aggregator of that run, or --warm_start_mode={IMAGES_START}"
+_CURES = {
+    IMAGES_START: "use the widths of that run",
+    IDS_START: "give a run of --model=embedding_mlp for dicm, or of din without --images for din "
+    "with them, of the same widths",
+}
+
+
+class _Stored(NamedTuple):
+    """A weight in a checkpoint; no shape if it is not there."""
+
+    shape: list[int] | None
+    key: str
 
 
 class WarmStart(NamedTuple):
@@ -70,31 +93,34 @@ def apply(model: keras.Model, schema: Schema, config: RunConfig) -> WarmStart | 
     source = RunDirectory(config.warm_start)
     path = click_model.checkpoint_of(source)
     mode = config.warm_start_mode
-    if mode == IMAGES_START:
-        if config.images == NO_IMAGES:
-            raise ConfigError(
-                f"--warm_start_mode={mode} starts the embedding model of images, and the model "
-                "that is to be trained sees none; use --images"
-            )
-    else:
+    if mode in (IMAGES_START, IDS_START) and config.images == NO_IMAGES:
+        what = "the embedding model of images" if mode == IMAGES_START else "a model with images"
+        raise ConfigError(
+            f"--warm_start_mode={mode} starts {what}, and the model that is to be trained sees "
+            "none; use --images"
+        )
+    if mode != IMAGES_START:
         _check_fields(schema, Schema.load(source.path), config, mode)
     part = _part_of(model, mode)
     wanted = list(_variables(part, path))
+    grown = _first_kernel(model) if mode == IDS_START else None
     differing = [
-        f"{variable.name} is {_shape(shape)} there and {_shape(variable.shape)} here"
-        for variable, shape in wanted
-        if shape is None or list(shape) != variable.shape.as_list()
+        f"{variable.name} is {_shape(stored.shape)} there and {_shape(variable.shape)} here"
+        for variable, stored in wanted
+        if not ((variable is grown and _may_grow(stored, variable)) or _is_equal(stored, variable))
     ]
     if differing:
         more = len(differing) - _MOST_NAMED
         listed = "; ".join(differing[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
         raise ConfigError(
             f"--warm_start={config.warm_start}: with --warm_start_mode={mode} its weights do not "
-            f"fit: {listed}; use the widths, images and aggregator of that run"
-            + ("" if mode == IMAGES_START else f", or --warm_start_mode={IMAGES_START}")
+            f"fit: {listed}; {_CURES.get(mode, _CURE)}"
         )
-    checkpoints.restore(tf.train.Checkpoint(model=part), path)
-    loaded = sum(variable.shape.num_elements() for variable, _ in wanted)
+    if grown is not None:
+        _read_grown(part, path)
+    else:
+        checkpoints.restore(tf.train.Checkpoint(model=part), path)
+    loaded = sum(math.prod(stored.shape) for _, stored in wanted)
     return WarmStart(mode, path, loaded, model.count_params())
 
 
@@ -110,7 +136,7 @@ def _check_fields(here: Schema, there: Schema, config: RunConfig, mode: str) -> 
         for what, names in (("more:", added), ("without", lacking), ("differing:", changed))
         if names
     ]
-    same = "ids and fields" if mode == FULL_START else "fields"
+    same = "fields" if mode == PARTIAL_START else "ids and fields"
     raise ConfigError(
         f"--warm_start={config.warm_start}: the data set has other {same} than that run "
         f"({'; '.join(parts) or 'in another order'}); prepare it as that one was, or use "
@@ -121,7 +147,7 @@ def _check_fields(here: Schema, there: Schema, config: RunConfig, mode: str) -> 
 
 def _fields(schema: Schema, config: RunConfig, mode: str) -> dict[str, Field]:
     fields = [f for f in schema.inputs if config.images != NO_IMAGES or f.kind != IMAGE]
-    if mode == FULL_START:
+    if mode in (FULL_START, IDS_START):
         return {field.name: field for field in fields}
     # How many ids there are is what may differ.
     return {
@@ -139,18 +165,59 @@ def _part_of(model: keras.Model, mode: str) -> tf.train.Checkpoint:
     if mode == IMAGES_START:
         children = {"image_embeddings": children["image_embeddings"]}
     else:
+        if mode == IDS_START:
+            children = {k: v for k, v in children.items() if k not in _OF_IMAGES}
         ids = view.children(children["id_embedding"])
         shared = {name: child for name, child in ids.items() if name not in _OF_IDS[mode]}
         children["id_embedding"] = tf.train.Checkpoint(**shared)
     return tf.train.Checkpoint(**children)
 
 
-def _variables(root: Any, path: str) -> Iterator[tuple[Any, list[int] | None]]:
+def _first_kernel(model: keras.Model) -> tf.Variable:
+    """Returns the weights by which the network's first layer sees all that is concatenated.
+
+    Raises:
+        ConfigError: If the network has no such layer.
+    """
+    if not isinstance(model.mlp, Mlp) or not model.mlp.widths:
+        raise ConfigError(
+            f"--warm_start_mode={IDS_START} adds images to the first layer of an MLP, which this "
+            "network lacks; use --model=dicm, or din"
+        )
+    return model.mlp.kernels[0]
+
+
+def _is_equal(stored: _Stored, variable: tf.Variable) -> bool:
+    return stored.shape == variable.shape.as_list()
+
+
+def _may_grow(stored: _Stored, variable: tf.Variable) -> bool:
+    """Whether only inputs were added."""
+    here = variable.shape.as_list()
+    return stored.shape is not None and stored.shape[1:] == here[1:] and stored.shape[0] <= here[0]
+
+
+def _read_grown(part: tf.train.Checkpoint, path: str) -> None:
+    """Reads a model without images into one with them: of the MLP, inputs that are new get zeros.
+
+    The ids come first in what the MLP sees (`Dicm.join`), so the model predicts what the other did
+    until it has learnt something of images.
+    """
+    children = dict(tf.train.TrackableView(part).children(part).items())
+    mlp = tf.train.Checkpoint(mlp=children.pop("mlp"))
+    checkpoints.restore(tf.train.Checkpoint(model=tf.train.Checkpoint(**children)), path)
+    reader = tf.train.load_checkpoint(path)
+    for variable, stored in _variables(mlp, path):
+        value = reader.get_tensor(stored.key)
+        lacking = np.subtract(variable.shape, value.shape)
+        variable.assign(np.pad(value, [(0, count) for count in lacking]))
+
+
+def _variables(root: Any, path: str) -> Iterator[tuple[Any, _Stored]]:
     """Walks the objects of a model beside those that a checkpoint holds for it.
 
     Yields:
-        Each variable, one that is split as a whole, and its shape in the checkpoint; None if it is
-        not there.
+        Each variable, one that is split as a whole, and what the checkpoint has of it.
     """
     reader = tf.train.load_checkpoint(path)
     graph = trackable_object_graph_pb2.TrackableObjectGraph()
@@ -168,7 +235,7 @@ def _variables(root: Any, path: str) -> Iterator[tuple[Any, list[int] | None]]:
         stored = None if there is None else graph.nodes[there]
         if hasattr(node, "assign"):
             keys = [a.checkpoint_key for a in stored.attributes] if stored else []
-            yield node, shapes[keys[0]] if keys else None
+            yield node, _Stored(shapes[keys[0]], keys[0]) if keys else _Stored(None, "")
             continue
         of_stored = {c.local_name: c.node_id for c in stored.children} if stored else {}
         waiting += [(child, of_stored.get(name)) for name, child in view.children(node).items()]

@@ -72,6 +72,11 @@ class Mlp(keras.layers.Layer):
                 self._steps.append(keras.layers.Dropout(self.dropout))
         super().build(input_shape)
 
+    @property
+    def kernels(self) -> list[tf.Variable]:
+        """The kernels [width_in, width_out] of its linear layers, once they are made."""
+        return [step.kernel for step in self._steps if isinstance(step, keras.layers.Dense)]
+
     def dense_type(self, index: int) -> type[keras.layers.Dense]:
         """Class of the linear part of a layer, for subclasses whose input has another form."""
         return keras.layers.Dense

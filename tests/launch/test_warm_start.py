@@ -99,6 +99,34 @@ def test_full_reads_all(samples, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("there", "here"),
+    [({"model": "embedding_mlp"}, {}), ({"model": "din"}, {"model": "din", "images": "both"})],
+)
+def test_ids_begins_with_the_predictions_of_a_model_without_images(samples, tmp_path, there, here):
+    run = RunDirectory(tmp_path / "old")
+    asked = config(samples, **there)
+    run.begin(asked)
+    samples.schema.save(run.path)
+    without = make_model(asked, samples.schema, open_stores(samples))
+    checkpoint = tf.train.Checkpoint(model=without)
+    tf.train.CheckpointManager(checkpoint, str(run.checkpoints), max_to_keep=1).save(7)
+    asked = config(samples, warm_start=str(run.path), warm_start_mode="ids", **here)
+    model = make_model(asked, samples.schema, open_stores(samples))
+    batch, _ = next(iter(samples.dataset("test", 8)))
+    assert np.abs(model(batch) - without(batch)).max() > 1e-3
+    said = warm_start.apply(model, samples.schema, asked)
+    np.testing.assert_allclose(model(batch), without(batch), rtol=1e-6)
+    # Occurrences of ids are those of the new data, counted or not.
+    assert 0 < said.loaded <= without.count_params() < said.total == model.count_params()
+    # Images are seen as soon as their weights are no longer zero.
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(model(batch))
+    gradient = tape.gradient(loss, model.mlp.kernels[0])
+    new_rows = gradient[without.mlp.kernels[0].shape[0] :]
+    assert len(new_rows) and np.abs(new_rows).max() > 0
+
+
+@pytest.mark.parametrize(
     ("schema", "changes", "message"),
     [
         (CLICK_SCHEMA, {"tower": (5, 3)}, r"dense.*/kernel:0 is 5x4 there and 5x5 here; .*images"),
@@ -111,6 +139,14 @@ def test_full_reads_all(samples, tmp_path):
         ),
         (CLICK_SCHEMA, {"tower": (5, 3), "warm_start_mode": "images"}, "is 5x4 there and 5x5 here"),
         (CLICK_SCHEMA, {"model": "din", "warm_start_mode": "images"}, "model.*sees none; use --im"),
+        (CLICK_SCHEMA, {"model": "din", "warm_start_mode": "ids"}, "with images.*sees none; use"),
+        (CLICK_SCHEMA, {"hidden": (7,), "warm_start_mode": "ids"}, "run of --model=embedding_mlp"),
+        (
+            CLICK_SCHEMA,
+            {"model": "lr", "images": "both", "warm_start_mode": "ids"},
+            "first layer of an MLP, which this network lacks",
+        ),
+        (MORE_IDS, {"warm_start_mode": "ids"}, r"other ids and fields .*differing: user\)"),
     ],
 )
 def test_what_does_not_fit_is_named(samples, tmp_path, schema, changes, message):
