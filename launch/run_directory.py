@@ -76,10 +76,10 @@ CHIEF, EVALUATOR, NONE = VALIDATIONS = ("chief", "evaluator", "none")
 ALL, NEW = "all", "new items"
 """Parts of a split that an evaluation measures: all impressions, and those of new items."""
 
-WARM_STARTS = ("none", "partial", "full", "images", "ids")
-NO_START, PARTIAL_START, FULL_START, IMAGES_START, IDS_START = WARM_STARTS
+WARM_STARTS = ("none", "partial", "full", "images", "extend")
+NO_START, PARTIAL_START, FULL_START, IMAGES_START, EXTEND_START = WARM_STARTS
 """What begins with another run's weights: nothing, all but what belongs to ids, all, E alone, or
-all of a model without images."""
+all of a smaller model."""
 
 INTERRUPTED = "interrupted"
 """How the report says that a training ended which was not done."""

@@ -225,8 +225,9 @@ flags.DEFINE_enum(
     WARM_STARTS,
     "warm_start: which weights. partial, the default: all but those that belong to ids, so that "
     "the ids may be others. full: all. images: those of the embedding model of images; the run may "
-    "be of another model. ids: all of a run that sees no images (embedding_mlp, din), for the same "
-    "network with images, which begins with that run's predictions.",
+    "be of another model. extend: all of a smaller model, to which this one adds images (to "
+    "embedding_mlp or din) or attention (aggregator attentive_mean, to mean); it begins with that "
+    "run's predictions.",
 )
 flags.DEFINE_integer("seed", RunConfig.seed, "Seed of initial weights and shuffling.")
 flags.DEFINE_integer(

@@ -3,7 +3,7 @@
     python -m launch.train --dataset=NEWER --model=dicm --out=RUN --warm_start=OLDER_RUN
 
 The partial warm-up of arXiv 1711.06505, section 7: images say the same in every data set, ids do
-not. Or the other way round: a model of ids, to which images are added. Why so:
+not. Or the other way round: a smaller model, to which images or attention are added. Why so:
 docs/design/launch.md.
 """
 
@@ -23,8 +23,8 @@ from amstf.errors import ConfigError
 from amstf.schema import IMAGE, Field, Schema
 from launch import checkpoints, click_model
 from launch.run_directory import (
+    EXTEND_START,
     FULL_START,
-    IDS_START,
     IMAGES_START,
     NO_IMAGES,
     PARTIAL_START,
@@ -39,14 +39,16 @@ _OF_TRAINING = "optimizer"
 _OF_IDS = {
     PARTIAL_START: ("tables", "_hashing", "occurrences"),
     FULL_START: ("occurrences",),
-    IDS_START: ("occurrences",),
+    EXTEND_START: ("occurrences",),
 }
-_OF_IMAGES = ("image_embeddings", "aggregator", "further_aggregators", "image_dropout")
+_OF_ATTENTION = ("aggregator", "further_aggregators")
+_OF_IMAGES = (*_OF_ATTENTION, "image_embeddings", "image_dropout")
+_MEAN_TO_ATTENTION = ("mean", "attentive_mean")
 _MOST_NAMED = 4
 _CURE = f"use the widths, images and aggregator of that run, or --warm_start_mode={IMAGES_START}"
 _CURES = {
     IMAGES_START: "use the widths of that run",
-    IDS_START: "give a run of --model=embedding_mlp for dicm, or of din without --images for din "
+    EXTEND_START: "give a run of --model=embedding_mlp for dicm, or of din without images for din "
     "with them, of the same widths",
 }
 
@@ -93,17 +95,17 @@ def apply(model: keras.Model, schema: Schema, config: RunConfig) -> WarmStart | 
     source = RunDirectory(config.warm_start)
     path = click_model.checkpoint_of(source)
     mode = config.warm_start_mode
-    if mode in (IMAGES_START, IDS_START) and config.images == NO_IMAGES:
-        what = "the embedding model of images" if mode == IMAGES_START else "a model with images"
+    if mode == IMAGES_START and config.images == NO_IMAGES:
         raise ConfigError(
-            f"--warm_start_mode={mode} starts {what}, and the model that is to be trained sees "
-            "none; use --images"
+            f"--warm_start_mode={mode} starts the embedding model of images, and the model "
+            "that is to be trained sees none; use --images"
         )
     if mode != IMAGES_START:
         _check_fields(schema, Schema.load(source.path), config, mode)
-    part = _part_of(model, mode)
+    added = _added_parts(source.read_config(), config) if mode == EXTEND_START else ()
+    part = _part_of(model, mode, without=added)
     wanted = list(_variables(part, path))
-    grown = _first_kernel(model) if mode == IDS_START else None
+    grown = _first_kernel(model) if added == _OF_IMAGES else None
     differing = [
         f"{variable.name} is {_shape(stored.shape)} there and {_shape(variable.shape)} here"
         for variable, stored in wanted
@@ -147,7 +149,7 @@ def _check_fields(here: Schema, there: Schema, config: RunConfig, mode: str) -> 
 
 def _fields(schema: Schema, config: RunConfig, mode: str) -> dict[str, Field]:
     fields = [f for f in schema.inputs if config.images != NO_IMAGES or f.kind != IMAGE]
-    if mode in (FULL_START, IDS_START):
+    if mode in (FULL_START, EXTEND_START):
         return {field.name: field for field in fields}
     # How many ids there are is what may differ.
     return {
@@ -158,15 +160,33 @@ def _fields(schema: Schema, config: RunConfig, mode: str) -> dict[str, Field]:
     }
 
 
-def _part_of(model: keras.Model, mode: str) -> tf.train.Checkpoint:
+def _added_parts(there: RunConfig, here: RunConfig) -> tuple[str, ...]:
+    """Returns the model's children that the smaller model of `there` lacks.
+
+    Raises:
+        ConfigError: If what is added is nothing that can begin without effect.
+    """
+    if there.images == NO_IMAGES != here.images:
+        return _OF_IMAGES
+    # Which begins as a mean, see models.AttentivePooling.
+    if there.images == here.images and (there.aggregator, here.aggregator) == _MEAN_TO_ATTENTION:
+        return _OF_ATTENTION
+    raise ConfigError(
+        f"--warm_start_mode={EXTEND_START} adds images to a run without, or --aggregator="
+        f"{_MEAN_TO_ATTENTION[1]} to one with {_MEAN_TO_ATTENTION[0]}; --warm_start="
+        f"{here.warm_start} has --images={there.images} --aggregator={there.aggregator}, and this "
+        f"run --images={here.images} --aggregator={here.aggregator}"
+    )
+
+
+def _part_of(model: keras.Model, mode: str, without: tuple[str, ...] = ()) -> tf.train.Checkpoint:
     """Returns the objects of a model to read, under the names they have in its checkpoint."""
     view = tf.train.TrackableView(model)
     children = {k: v for k, v in view.children(model).items() if k != _OF_TRAINING}
     if mode == IMAGES_START:
         children = {"image_embeddings": children["image_embeddings"]}
     else:
-        if mode == IDS_START:
-            children = {k: v for k, v in children.items() if k not in _OF_IMAGES}
+        children = {name: child for name, child in children.items() if name not in without}
         ids = view.children(children["id_embedding"])
         shared = {name: child for name, child in ids.items() if name not in _OF_IDS[mode]}
         children["id_embedding"] = tf.train.Checkpoint(**shared)
@@ -181,8 +201,8 @@ def _first_kernel(model: keras.Model) -> tf.Variable:
     """
     if not isinstance(model.mlp, Mlp) or not model.mlp.widths:
         raise ConfigError(
-            f"--warm_start_mode={IDS_START} adds images to the first layer of an MLP, which this "
-            "network lacks; use --model=dicm, or din"
+            f"--warm_start_mode={EXTEND_START} adds images to the first layer of an MLP, which "
+            "this network lacks; use --model=dicm, or din"
         )
     return model.mlp.kernels[0]
 

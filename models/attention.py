@@ -80,7 +80,7 @@ class AttentivePooling(Aggregator):
     Args:
         hidden: Widths of the attention's MLP.
         activation: Activation of that MLP, see `models.blocks.Mlp`.
-        softmax: Normalise the weights of each user to a sum of 1.
+        softmax: Normalise the weights of each user to a sum of 1; at first they are all the same.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Example:
@@ -102,7 +102,10 @@ class AttentivePooling(Aggregator):
         super().__init__(**kwargs)
         self.softmax = softmax
         self._mlp = PairMlp(hidden, activation, name="attention")
-        self._score = (keras.layers.Dense if self._mlp.widths else PairDense)(1, name="score")
+        layer = keras.layers.Dense if self._mlp.widths else PairDense
+        # Zeros, so that weights of a sum of 1 begin as a mean.
+        initializer = "zeros" if softmax else "glorot_uniform"
+        self._score = layer(1, kernel_initializer=initializer, name="score")
 
     def aggregate(
         self,
@@ -191,7 +194,8 @@ class MultiQueryAttentivePooling(Aggregator):
     Args:
         hidden: Widths of the MLP of each attention.
         activation: Activation of these MLPs, see `models.blocks.Mlp`.
-        softmax: Normalise the weights of each user and channel to a sum of 1.
+        softmax: Normalise the weights of each user and channel to a sum of 1; at first they are
+            all the same.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Example:

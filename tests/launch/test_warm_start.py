@@ -100,30 +100,38 @@ def test_full_reads_all(samples, tmp_path):
 
 @pytest.mark.parametrize(
     ("there", "here"),
-    [({"model": "embedding_mlp"}, {}), ({"model": "din"}, {"model": "din", "images": "both"})],
+    [
+        ({"model": "embedding_mlp"}, {}),
+        ({"model": "din"}, {"model": "din", "images": "both"}),
+        ({"aggregator": "mean"}, {"aggregator": "attentive_mean"}),
+    ],
 )
-def test_ids_begins_with_the_predictions_of_a_model_without_images(samples, tmp_path, there, here):
+def test_extend_begins_with_the_predictions_of_a_smaller_model(samples, tmp_path, there, here):
     run = RunDirectory(tmp_path / "old")
     asked = config(samples, **there)
     run.begin(asked)
     samples.schema.save(run.path)
-    without = make_model(asked, samples.schema, open_stores(samples))
-    checkpoint = tf.train.Checkpoint(model=without)
+    smaller = make_model(asked, samples.schema, open_stores(samples))
+    checkpoint = tf.train.Checkpoint(model=smaller)
     tf.train.CheckpointManager(checkpoint, str(run.checkpoints), max_to_keep=1).save(7)
-    asked = config(samples, warm_start=str(run.path), warm_start_mode="ids", **here)
+    asked = config(samples, warm_start=str(run.path), warm_start_mode="extend", **here)
     model = make_model(asked, samples.schema, open_stores(samples))
     batch, _ = next(iter(samples.dataset("test", 8)))
-    assert np.abs(model(batch) - without(batch)).max() > 1e-3
+    assert np.abs(model(batch) - smaller(batch)).max() > 1e-3
     said = warm_start.apply(model, samples.schema, asked)
-    np.testing.assert_allclose(model(batch), without(batch), rtol=1e-6)
+    np.testing.assert_allclose(model(batch), smaller(batch), rtol=1e-5)
     # Occurrences of ids are those of the new data, counted or not.
-    assert 0 < said.loaded <= without.count_params() < said.total == model.count_params()
-    # Images are seen as soon as their weights are no longer zero.
+    assert 0 < said.loaded <= smaller.count_params() < said.total == model.count_params()
+    # What is new is learnt from the first step on.
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(model(batch))
-    gradient = tape.gradient(loss, model.mlp.kernels[0])
-    new_rows = gradient[without.mlp.kernels[0].shape[0] :]
-    assert len(new_rows) and np.abs(new_rows).max() > 0
+    if model.aggregator is not None and "aggregator" in here:
+        gradient = tape.gradient(loss, model.aggregator.trainable_weights)
+        assert max(np.abs(of_one).max() for of_one in gradient if of_one is not None) > 0
+    else:
+        gradient = tape.gradient(loss, model.mlp.kernels[0])
+        new_rows = gradient[smaller.mlp.kernels[0].shape[0] :]
+        assert len(new_rows) and np.abs(new_rows).max() > 0
 
 
 @pytest.mark.parametrize(
@@ -139,14 +147,13 @@ def test_ids_begins_with_the_predictions_of_a_model_without_images(samples, tmp_
         ),
         (CLICK_SCHEMA, {"tower": (5, 3), "warm_start_mode": "images"}, "is 5x4 there and 5x5 here"),
         (CLICK_SCHEMA, {"model": "din", "warm_start_mode": "images"}, "model.*sees none; use --im"),
-        (CLICK_SCHEMA, {"model": "din", "warm_start_mode": "ids"}, "with images.*sees none; use"),
-        (CLICK_SCHEMA, {"hidden": (7,), "warm_start_mode": "ids"}, "run of --model=embedding_mlp"),
         (
             CLICK_SCHEMA,
-            {"model": "lr", "images": "both", "warm_start_mode": "ids"},
-            "first layer of an MLP, which this network lacks",
+            {"model": "din", "warm_start_mode": "extend"},
+            "images to a run without.*images=none",
         ),
-        (MORE_IDS, {"warm_start_mode": "ids"}, r"other ids and fields .*differing: user\)"),
+        (CLICK_SCHEMA, {"warm_start_mode": "extend"}, r"has --images=both --aggregator=sum, and t"),
+        (MORE_IDS, {"warm_start_mode": "extend"}, r"other ids and fields .*differing: user\)"),
     ],
 )
 def test_what_does_not_fit_is_named(samples, tmp_path, schema, changes, message):
@@ -154,6 +161,19 @@ def test_what_does_not_fit_is_named(samples, tmp_path, schema, changes, message)
     with pytest.raises(ConfigError, match=message) as raised:
         started(samples, schema, warm_start=source, **changes)
     assert "\n" not in str(raised.value) and "--warm_start" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "message"),
+    [
+        ("lr", {"model": "lr", "images": "both"}, "first layer of an MLP, which this network l"),
+        ("embedding_mlp", {"hidden": (7,)}, "6 there and 7 here; .*run of --model=embedding_"),
+    ],
+)
+def test_what_cannot_be_extended_is_named(samples, tmp_path, there, here, message):
+    source = a_run(tmp_path / "old", samples, 0.5, model=there)
+    with pytest.raises(ConfigError, match=message):
+        started(samples, warm_start=source, warm_start_mode="extend", **here)
 
 
 def test_a_run_that_is_not_there_is_named_with_the_flag(samples, tmp_path):
