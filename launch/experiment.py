@@ -12,6 +12,7 @@ tuning         settings, by the validation split alone
 mutual         models trained together, from scratch and after training alone (arXiv 2406.12087)
 mutual_zoo     the same with the models of that paper, on Criteo's and Avazu's logs
 signal         ways to make a small signal in images pay: narrow, pre-trained, regularised E
+added_images   images added to a trained model of ids, beside that model trained on
 content        vectors of videos, for new and for known items
 content_aggregators  how the vectors of a user's videos are aggregated
 

@@ -5,6 +5,7 @@ An experiment is a few variants of a run; copy one to make another.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping
@@ -43,6 +44,20 @@ def _tuning() -> dict[str, Variant]:
             name = f"{family}: id_l2 {l2:g}, id_dropout {dropout:g}"
             variants[name] = Variant(changes, family=base.family)
     return variants
+
+
+_TRAINED_ON: Mapping[str, object] = {
+    "learning_rate": 0.001,
+    "decay_steps": 300,
+    "epochs": 8,
+    "patience": 4,
+}
+
+
+def _trained_on(variant: Variant, after: str, mode: str) -> Variant:
+    """A variant that begins with a trained model: itself ("full") or a smaller one ("extend")."""
+    changes = {**variant.changes, **_TRAINED_ON, "warm_start_mode": mode}
+    return dataclasses.replace(variant, changes=changes, after=after)
 
 
 _IMAGES_BESIDE: Mapping[str, object] = {"images": "both"}
@@ -239,6 +254,27 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         baseline="ids",
         data=("movielens",),
     ),
+    "added_images": Experiment(
+        title="Images added to a trained model of ids",
+        variants={
+            "ids": _IDS,
+            "ids, longer": _trained_on(_IDS, "ids", "full"),
+            **{
+                f"{name}, added": _trained_on(
+                    _dicm("mean", images=images, unit_images=True, image_dropout=0.0, **products),
+                    "ids",
+                    "extend",
+                )
+                for name, images, products in (
+                    ("ad image", "ad", {}),
+                    ("behaviour images", "behaviours", {}),
+                    ("joint", "both", {"image_products": True}),
+                )
+            },
+        },
+        baseline="ids, longer",
+        data=("movielens",),
+    ),
     "content": Experiment(
         title="Vectors of videos for new and for known items",
         variants={
@@ -255,6 +291,10 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             "mean": _dicm(),
             "attentive": _dicm("attentive"),
             "attentive, weights of a sum of 1": _dicm("attentive_mean"),
+            "mean, longer": _trained_on(_dicm(), "mean", "full"),
+            "attentive, added to the mean": dataclasses.replace(
+                _trained_on(_dicm("attentive_mean"), "mean", "extend"), baseline="mean, longer"
+            ),
         },
         baseline="mean",
         data=("tiktok-new-32",),
