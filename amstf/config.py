@@ -18,6 +18,9 @@ ASYNC = "async"
 SYNC = "sync"
 MERGES = (NONE, ASYNC, SYNC)
 
+MISSING_POLICIES = ("error", "zeros", "learn")
+"""What an image that its store lacks does, see `amstf.layers.AmsEmbedding`."""
+
 WIRE_DTYPES = ("float32", "bfloat16")
 
 

@@ -30,7 +30,7 @@ from amstf import files, image_tables
 from amstf.data import input_specs
 from amstf.embed_store import embed_store
 from amstf.errors import ExportError
-from amstf.layers import AmsEmbedding, named_dynamic_embeddings
+from amstf.layers import AmsEmbedding, missing_embedding, named_dynamic_embeddings
 from amstf.schema import IMAGE, Schema
 from amstf.signatures import (
     CLICK_PROBABILITY,
@@ -92,10 +92,10 @@ def export(
     E runs once over each store; what it gives becomes a table in the model, or a file beside it.
     In the second case requests bring embeddings along: each image field has a further input
     `FIELD_embedding`, [B, D] or [B, T, D] (in an Example floats `FIELD.embedding`). An image that
-    is not in the table has the embedding zero, the vector that training with `missing="zeros"`
-    gives it. Of a dynamic table (`DynamicEmbedding`) the rows as they are now become a variable and
-    a static hash table; an id without a row is embedded as in prediction. The given model is
-    afterwards what it was before.
+    is not in the table has the vector that training gave such images: the one that was learnt with
+    `missing="learn"`, otherwise zero. Of a dynamic table (`DynamicEmbedding`) the rows as they are
+    now become a variable and a static hash table; an id without a row is embedded as in prediction.
+    The given model is afterwards what it was before.
 
     Args:
         model: A built model of this process (not on parameter servers), batch -> [B, 1] or a dict
@@ -176,7 +176,9 @@ def export(
     }
     owners = {id(layer): store for store, layer in layers.items()}
     for store, about in description["images"].items():
-        about |= {"table": table, "dtype": table_dtype, "default": [0.0] * about["embedding_width"]}
+        learnt = missing_embedding(layers[store].embedding_model)
+        default = [0.0] * about["embedding_width"] if learnt is None else learnt.numpy().tolist()
+        about |= {"table": table, "dtype": table_dtype, "default": default}
         if table != image_tables.INSIDE:
             about["file"] = image_tables.file_name(owners[id(layers[store])], table)
     try:

@@ -266,7 +266,7 @@ def summary(directory: str) -> str:
     if missing := info.get("missing_images"):
         lines.append(
             f"  {missing['count']:,} images that samples name are in no store, {missing['among']} "
-            "among them: train with --missing=zeros"
+            "among them: train with --missing=learn (or zeros)"
         )
     best = info.get("best_reachable", {})
     for part in (name for name in best if name.startswith("test")):

@@ -26,7 +26,7 @@ from typing import Any
 
 from amstf import files
 from amstf.atomic_file import write_atomically
-from amstf.config import AmsConfig
+from amstf.config import MISSING_POLICIES, AmsConfig
 from amstf.errors import ConfigError
 from amstf.schema import Schema
 from launch.interaction import options_of
@@ -97,7 +97,7 @@ class RunConfig:
         tower: Widths of the trainable part of E; the last is D.
         tower_dropout: Dropout of E in training.
         aggregator: How behaviour images are pooled, one of `AGGREGATORS`.
-        missing: What an image that the store lacks does, "error" or "zeros".
+        missing: What an image that the store lacks does, one of `MISSING_POLICIES`.
         batch_size: Samples per step and worker (B).
         epochs: Passes over the training split.
         learning_rate: Of Adam.
@@ -273,7 +273,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 _CHOICES = {
     "model": (*MODELS, MUTUAL),
     "aggregator": AGGREGATORS,
-    "missing": ("error", "zeros"),
+    "missing": MISSING_POLICIES,
     "images": IMAGES,
     "labels": LABELS,
     "warm_start_mode": WARM_STARTS,

@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from amstf.config import MERGES, PLACEMENTS, WIRE_DTYPES, AmsConfig
+from amstf.config import MERGES, MISSING_POLICIES, PLACEMENTS, WIRE_DTYPES, AmsConfig
 from amstf.errors import ConfigError
 from launch import (
     chief_process,
@@ -103,8 +103,9 @@ flags.DEFINE_enum(
 flags.DEFINE_enum(
     "missing",
     RunConfig.missing,
-    ["error", "zeros"],
-    "images: what one that the store lacks does: end the training, or have the embedding zero.",
+    MISSING_POLICIES,
+    "images: what one that the store lacks does: end the training, have the embedding zero, or one "
+    "that is learnt for all of these, which the export gives to images that it does not know.",
 )
 flags.DEFINE_enum(
     "placement",

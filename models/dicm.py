@@ -63,7 +63,8 @@ class Dicm(ImageInputs, EmbeddingMlp):
             has one of its own, and is asked by the ad's image of the same store.
         hidden: Widths of the MLP.
         dropout: Share of the outputs of each layer of the MLP to drop in training.
-        missing: What to do about ids that a store lacks: "error" or "zeros".
+        missing: What to do about ids that a store lacks: "error", "zeros" or "learn", see
+            `amstf.layers.AmsEmbedding`.
         base: The network that images are added to: one of `BASE_NETWORKS`, "mlp" (Embedding&MLP) by
             default, or a subclass of `EmbeddingMlp`. Its parts are the defaults of id_embedding,
             mlp and head.

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf.errors import ConfigError, SchemaError
-from amstf.layers import AmsEmbedding
+from amstf.layers import AmsEmbedding, learning_missing
 from amstf.schema import IMAGE, NO_ID, Field, Schema
 from amstf.signatures import embedding_name
 from amstf.store import ImageStore
@@ -297,6 +297,10 @@ def _ams_embeddings(
         else:
             embedding_model = {s: embedding_model(name=f"image_tower_{s}") for s in stores}
     models = _by_store("embedding_model", embedding_model, stores)
+    if missing == "learn":
+        # Once for each E, since stores that share one must go on to share it.
+        learning = {id(model): learning_missing(model) for model in models.values()}
+        models = {store: learning[id(model)] for store, model in models.items()}
     widths = {store: images[store].width for store in stores}
     if len(set(widths.values())) > 1 and not isinstance(embedding_model, Mapping):
         held = ", ".join(f"{store} {width}" for store, width in widths.items())

@@ -81,7 +81,8 @@ class TwoTower(ImageInputs, ExactEvaluation, keras.Model):
             and asks by nothing of the ad.
         hidden: Widths of the layers of each tower; the last, which is linear, is D.
         dropout: Share of the outputs of each inner layer to drop in training.
-        missing: What to do about ids that a store lacks: "error" or "zeros".
+        missing: What to do about ids that a store lacks: "error", "zeros" or "learn", see
+            `amstf.layers.AmsEmbedding`.
         activation: Activation of the inner layers, see `models.blocks.Mlp`.
         embeddings_regularizer: See `models.IdEmbedding`.
         image_servers: See `models.Dicm`.

@@ -8,12 +8,16 @@ from amstf.layers.dynamic_embedding import (
     named_dynamic_embeddings,
 )
 from amstf.layers.evict_rows import EvictRows
+from amstf.layers.learnt_missing import LearntMissing, learning_missing, missing_embedding
 
 __all__ = [
     "AmsEmbedding",
     "DynamicEmbedding",
     "EvictRows",
+    "LearntMissing",
     "dynamic_embeddings",
     "follow_tables",
+    "learning_missing",
+    "missing_embedding",
     "named_dynamic_embeddings",
 ]

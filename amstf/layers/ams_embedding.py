@@ -10,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from amstf.config import MISSING_POLICIES
 from amstf.errors import ConfigError
+from amstf.layers.learnt_missing import LearntMissing, learning_missing
 from amstf.layers.placements import TablePlacement, current_placement
-from amstf.ops import MISSING_POLICIES
 from amstf.store import ImageStore
 
 
@@ -28,8 +29,9 @@ class AmsEmbedding(keras.layers.Layer):
         store: The image store.
         embedding_model: E, a Keras model or layer, [n, F] float32 -> [n, D], row by row: which
             images share a call differs from placement to placement (so no batch normalisation).
-        missing: What an image that the store lacks does: "error", or "zeros" (its embedding is
-            zeros and trains nothing).
+        missing: What an image that the store lacks does: "error", "zeros" (its embedding is zeros
+            and trains nothing), or "learn" (its embedding is a vector that is learnt, one for all
+            such images; see `LearntMissing`, which E becomes).
         servers: Indices of the parameter servers that hold the images of this store, so that
             stores may have servers of their own; None means those of the strategy's configuration.
 
@@ -66,7 +68,9 @@ class AmsEmbedding(keras.layers.Layer):
         if missing not in MISSING_POLICIES:
             raise ConfigError(f"missing is {missing!r}; use one of {', '.join(MISSING_POLICIES)}")
         self.store = store
-        self.embedding_model = embedding_model
+        self.embedding_model = (
+            learning_missing(embedding_model) if missing == "learn" else embedding_model
+        )
         self.missing = missing
         self.servers = None if servers is None else tuple(servers)
         self._placement = current_placement(self.servers)
@@ -201,6 +205,8 @@ class AmsEmbedding(keras.layers.Layer):
 
 
 def _input_width(embedding_model: keras.layers.Layer) -> int | None:
+    if isinstance(embedding_model, LearntMissing):
+        return _input_width(embedding_model.embedding_model)
     shape = getattr(embedding_model, "input_shape", None)
     if shape is None and embedding_model.weights:
         shape = embedding_model.weights[0].shape[:1]

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf import ops
+from amstf.layers.learnt_missing import missing_embedding
 from amstf.store import ImageStore, server_of
 from amstf.strategy import ServerGroup
 
@@ -31,7 +32,8 @@ class Placement(abc.ABC):
             ids: Distinct image ids, int64 [U], none negative.
             store: Where the raw features are.
             embedding_model: E, [n, F] float32 -> [n, D].
-            missing: Policy for ids that the store lacks; under "zeros" their embedding is zeros.
+            missing: Policy for ids that the store lacks; but for "error" their embedding is the
+                vector that E has learnt for them (`LearntMissing`), or zeros.
             training: Keras' training flag, for E.
 
         Returns:
@@ -50,7 +52,7 @@ def embed_found(
     missing: str,
     training: bool | None,
 ) -> tf.Tensor:
-    """Runs E on features [n, F] of images that were found; the embeddings of others are zeros."""
+    """Runs E on features [n, F] of images that were found; others get what E has for them."""
     if missing == "error":
         return embedding_model(features, training=training)
     # E must not see the zeros of a missing image: its gradient there may be infinite (a norm), and
@@ -58,7 +60,14 @@ def embed_found(
     rows = tf.where(found)
     embeddings = embedding_model(tf.gather(features, rows[:, 0]), training=training)
     shape = tf.stack([tf.shape(found, rows.dtype)[0], tf.shape(embeddings, rows.dtype)[1]])
-    return tf.ensure_shape(tf.scatter_nd(rows, embeddings, shape), [None, embeddings.shape[-1]])
+    spread = tf.ensure_shape(tf.scatter_nd(rows, embeddings, shape), [None, embeddings.shape[-1]])
+    learnt = missing_embedding(embedding_model)
+    return spread if learnt is None else tf.where(found[:, tf.newaxis], spread, learnt)
+
+
+def lookup_policy(missing: str) -> str:
+    """Returns what the lookup does about an image that it does not find; what follows is E's."""
+    return "error" if missing == "error" else "zeros"
 
 
 class OnServers(Placement):
@@ -83,7 +92,7 @@ class OnServers(Placement):
         self, server: int, ids: tf.Tensor, store: ImageStore, missing: str
     ) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.device(self._servers.storage_device(server)):
-            return ops.image_lookup(self._servers.open(store, server), ids, missing)
+            return ops.image_lookup(self._servers.open(store, server), ids, lookup_policy(missing))
 
 
 def stitch(positions: list[tf.Tensor], parts: Any, width: int) -> tf.Tensor:

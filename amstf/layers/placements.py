@@ -13,7 +13,8 @@ import tf_keras as keras
 
 from amstf import ops
 from amstf.config import WORKERS
-from amstf.layers.placement import OnServers, Placement, embed_found, stitch
+from amstf.layers.learnt_missing import missing_embedding
+from amstf.layers.placement import OnServers, Placement, embed_found, lookup_policy, stitch
 from amstf.layers.servers_placement import ServersPlacement
 from amstf.store import ImageStore
 from amstf.strategy import AdvancedModelServerStrategy
@@ -42,7 +43,7 @@ class LocalPlacement(Placement):
     ) -> tf.Tensor:
         """See `Placement.embed`."""
         with tf.device("CPU:0"):
-            features, found = ops.image_lookup(self._open(store), ids, missing)
+            features, found = ops.image_lookup(self._open(store), ids, lookup_policy(missing))
         return embed_found(embedding_model, features, found, missing, training)
 
 
@@ -75,7 +76,8 @@ class TablePlacement(Placement):
 
     Args:
         ids: Image ids in ascending order, int64 [n], a variable.
-        table: Their embeddings, [n, D], a variable. An id that is not in it has the embedding zero.
+        table: Their embeddings, [n, D], a variable. An id that is not in it has the embedding that
+            E has learnt for such images, or zero.
     """
 
     def __init__(self, ids: tf.Variable, table: tf.Variable) -> None:
@@ -94,12 +96,16 @@ class TablePlacement(Placement):
         missing: str,
         training: bool | None,
     ) -> tf.Tensor:
-        """See `Placement.embed`; only `ids` is used."""
+        """See `Placement.embed`; ids may be negative, "no image", whose embedding is zero."""
         last = tf.maximum(tf.size(self._ids) - 1, 0)
         rows = tf.minimum(tf.searchsorted(self._ids, ids), last)
         found = tf.equal(tf.gather(self._ids, rows), ids)
         embeddings = tf.cast(tf.gather(self._table, rows), tf.float32)
-        return tf.where(found[:, tf.newaxis], embeddings, tf.zeros_like(embeddings))
+        others = tf.zeros_like(embeddings)
+        learnt = missing_embedding(embedding_model)
+        if learnt is not None:
+            others = tf.where((ids >= 0)[:, tf.newaxis], learnt, others)
+        return tf.where(found[:, tf.newaxis], embeddings, others)
 
 
 def current_placement(servers: Sequence[int] | None = None) -> Placement:

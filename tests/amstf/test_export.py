@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf.data import parse_batch
+from amstf.delta import apply_delta, write_delta
 from amstf.embed_store import embed_store
 from amstf.errors import ExportError
 from amstf.export import DESCRIPTION_FILE, export, input_names
@@ -134,6 +135,52 @@ def test_an_image_that_the_table_lacks_is_no_image(exported):
         answers.append(serve(**inputs)["click_probability"].numpy())
     for answer in answers[1:]:
         np.testing.assert_array_equal(answer, answers[0])
+
+
+def test_an_image_that_the_table_lacks_has_the_vector_that_was_learnt(store, tmp_path):
+    """Also in a process that never heard of this project, and after a delta that moves it."""
+    model = dicm(store, missing="learn")
+    vector = model.image_embeddings["images"].embedding_model.missing_embedding
+    assert np.abs(vector.numpy()).min() > 0
+    batch = tensors(random_batch(CLICK_SCHEMA, 3, 2))
+    batch = {k: tf.cast(v, tf.int64) if v.dtype.is_integer else v for k, v in batch.items()}
+    images = {"no image": -1, "unknown": 10**12, "also unknown": 31, "known": 7}
+    asked = {name: {**batch, "image": tf.fill([3], tf.constant(image, tf.int64))}
+             for name, image in images.items()}  # fmt: skip
+
+    def ask(serve, batch):
+        inputs = {input_names(CLICK_SCHEMA)[key]: value for key, value in batch.items()}
+        return serve(**inputs)["click_probability"].numpy()
+
+    description = export(model, CLICK_SCHEMA, tmp_path / "old")
+    np.testing.assert_array_equal(description["images"]["images"]["default"], vector.numpy())
+    loaded = tf.saved_model.load(str(tmp_path / "old"))
+    answers = {name: ask(loaded.signatures["predict"], of_one) for name, of_one in asked.items()}
+    for name, answer in answers.items():
+        np.testing.assert_allclose(answer, model(asked[name]), rtol=0, atol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(answers["unknown"], answers["also unknown"])
+    for other in ("no image", "known"):
+        assert np.abs(answers["unknown"] - answers[other]).min() > 1e-4, other
+
+    vector.assign_add(tf.ones_like(vector))
+    export(model, CLICK_SCHEMA, tmp_path / "new")
+    write_delta(tmp_path / "old", tmp_path / "new", tmp_path / "delta.h5")
+    apply_delta(loaded, tmp_path / "delta.h5")
+    after = ask(loaded.signatures["predict"], asked["unknown"])
+    np.testing.assert_allclose(after, model(asked["unknown"]), rtol=0, atol=1e-6)
+    assert np.abs(after - answers["unknown"]).min() > 1e-4
+
+
+def test_stores_that_share_an_embedding_model_share_the_vector(store):
+    schema = Schema((*CLICK_SCHEMA.fields, Field("second", "image", side="ad", store="more")))
+    model = dicm({"images": store, "more": store}, schema=schema, missing="learn")
+    one, other = model.image_embeddings.values()
+    assert one.embedding_model is other.embedding_model
+    again = Dicm.from_config(model.get_config())
+    one, other = again.image_embeddings.values()
+    assert one.missing == "learn" and one.embedding_model is other.embedding_model
+    build(again, schema)
+    assert len(again.weights) == len(model.weights)
 
 
 def test_lists_longer_than_in_training_are_cut_as_the_reader_cuts_them(tmp_path):

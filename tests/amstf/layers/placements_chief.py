@@ -24,7 +24,7 @@ HIDDEN = (
 )
 
 
-def make_model(store: ImageStore) -> tuple[AmsEmbedding, keras.Model]:
+def make_model(store: ImageStore, missing: str = "zeros") -> tuple[AmsEmbedding, keras.Model]:
     tower = keras.Sequential(
         [
             keras.layers.Dense(HIDDEN, activation="tanh"),
@@ -32,7 +32,7 @@ def make_model(store: ImageStore) -> tuple[AmsEmbedding, keras.Model]:
             keras.layers.Dense(WIDTH),
         ]
     )
-    layer = AmsEmbedding(store, tower, missing="zeros")
+    layer = AmsEmbedding(store, tower, missing=missing)
     ad = keras.Input([], dtype=tf.int64)
     behaviours = keras.Input([None], dtype=tf.int64)
     joined = tf.concat([ad[:, tf.newaxis], behaviours], 1)
@@ -142,25 +142,31 @@ def main(store_path: str) -> None:
         ids = rng.choice(np.append(store.ids[:40], [-1, 999_983]), (size, length + 1))
         batches.append((ids[:, 0], ids[:, 1:], rng.integers(0, 2, (size, 1)).astype("f4")))
 
-    _, local = make_model(store)
-    weights = [rng.normal(0, 0.3, v.shape).astype("f4") for v in local.variables]
-    local.set_weights(weights)
-    expected = [step(local, *map(tf.constant, batch)) for batch in batches]
+    wanted_by_policy = {}
+    for missing in ("zeros", "learn"):
+        _, local = make_model(store, missing)
+        weights = [rng.normal(0, 0.3, v.shape).astype("f4") for v in local.variables]
+        local.set_weights(weights)
+        expected = [step(local, *map(tf.constant, batch)) for batch in batches]
+        wanted_by_policy[missing] = weights, expected
 
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     report = {}
-    for name, config, partitioner in (
-        ("servers", AmsConfig(placement=SERVERS), None),
-        ("workers", AmsConfig(placement=WORKERS), None),
-        ("server 1", AmsConfig(image_servers=(1,)), None),
+    halves = tf.distribute.experimental.partitioners.FixedShardsPartitioner(2)
+    for name, missing, config, partitioner in (
+        ("servers", "zeros", AmsConfig(placement=SERVERS), None),
+        ("workers", "learn", AmsConfig(placement=WORKERS), None),
+        ("server 1", "zeros", AmsConfig(image_servers=(1,)), None),
         # The weights of E themselves are split over the servers.
-        ("split", AmsConfig(), tf.distribute.experimental.partitioners.FixedShardsPartitioner(2)),
+        ("split", "zeros", AmsConfig(), halves),
+        ("learn", "learn", AmsConfig(), None),
     ):
+        weights, expected = wanted_by_policy[missing]
         with native_logs.quieted():
             strategy = AdvancedModelServerStrategy(resolver, config, partitioner)
         before = strategy.ams.counters(store)
         with strategy.scope():
-            layer, model = make_model(store)
+            layer, model = make_model(store, missing)
             model.set_weights(in_parts(weights, model.variables))
         worst = 0.0
         for wanted, values in zip(expected, run_on(strategy, model, batches), strict=True):

@@ -80,7 +80,7 @@ def test_the_static_shape_is_known(store):
     assert set(map(tuple, seen)) == {(None, None, 2, 3)}
 
 
-@pytest.mark.parametrize("missing", ["error", "zeros"])
+@pytest.mark.parametrize("missing", ["error", "zeros", "learn"])
 @pytest.mark.parametrize("shape", [(1, 1), (7, 4), (0, 4)])
 def test_gradients_agree_with_plain_keras(store, features, shape, missing):
     layer = AmsEmbedding(store, make_tower(), missing)
@@ -88,7 +88,7 @@ def test_gradients_agree_with_plain_keras(store, features, shape, missing):
     weights = tf.constant(np.random.default_rng(3).normal(size=(*shape, 3)).astype("f4"))
     layer(tf.constant(ids))
     variables = layer.trainable_variables
-    assert len(variables) == 5
+    assert len(variables) == 5 + (missing == "learn")
 
     def gradients(embed):
         with tf.GradientTape() as tape:
@@ -174,6 +174,46 @@ def test_a_missing_image_counts_as_zeros_and_trains_nothing(store, features):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+def test_a_missing_image_learns_a_vector_of_its_own(store, features):
+    layer = AmsEmbedding(store, make_tower(), missing="learn")
+    ids = tf.constant([[3, 77, -1], [99, 5, 77]], tf.int64)
+    assert not layer(ids).numpy()[[0, 1, 1], [1, 0, 2]].any()  # It begins as zeros.
+    tower = layer.embedding_model.embedding_model
+    vector = layer.embedding_model.missing_embedding
+    vector.assign([1.0, -2.0, 3.0])
+    weights = tf.constant(np.random.default_rng(3).normal(size=(2, 3, 3)).astype("f4"))
+    with tf.GradientTape() as tape:
+        output = layer(ids)
+        loss = tf.reduce_sum(weights * output * output)
+    wanted = by_hand(tower, features, [[3, -1, -1], [-1, 5, -1]]).numpy()
+    wanted[[0, 1, 1], [1, 0, 2]] = [1.0, -2.0, 3.0]
+    np.testing.assert_allclose(output, wanted, rtol=1e-5, atol=1e-6)
+    assert len(layer.trainable_variables) == 6
+    of_vector = tape.gradient(loss, vector)
+    np.testing.assert_allclose(
+        of_vector,
+        2 * (weights[0, 1] + weights[1, 0] + weights[1, 2]) * [1.0, -2.0, 3.0],
+        rtol=1e-5,
+    )
+    assert_gradients_match(
+        lambda: tf.reduce_sum(weights * tf.sin(layer(ids))), layer.trainable_variables
+    )
+
+
+def test_a_learnt_vector_survives_configuration_and_weights(store):
+    layer = AmsEmbedding(store, make_tower(), missing="learn")
+    ids = tf.constant([3, 77, -1], tf.int64)
+    layer(ids)
+    layer.embedding_model.missing_embedding.assign([4.0, 5.0, 6.0])
+    again = AmsEmbedding.from_config(layer.get_config())
+    again(ids)
+    again.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(again(ids), layer(ids))
+    # An E that has a vector is not given another one, as where two stores share it.
+    shared = AmsEmbedding(store, layer.embedding_model, missing="learn")
+    assert shared.embedding_model is layer.embedding_model
+
+
 def test_missing_images_are_kept_from_an_embedding_model_that_divides(store):
     """The gradient of a norm at zero is not a number."""
     dense = keras.layers.Dense(3, use_bias=False)
@@ -186,10 +226,10 @@ def test_missing_images_are_kept_from_an_embedding_model_that_divides(store):
     assert np.isfinite(tape.gradient(loss, dense.kernel)).all()
 
 
-@pytest.mark.parametrize("missing", ["error", "zeros"])
+@pytest.mark.parametrize("missing", ["error", "zeros", "learn"])
 def test_only_missing_or_no_images(store, missing):
     layer = AmsEmbedding(store, make_tower(), missing)
-    ids = [-1, -1] if missing == "error" else [77, -1]
+    ids = [77, -1] if missing == "zeros" else [-1, -1]
     with tf.GradientTape() as tape:
         output = layer(tf.constant(ids, tf.int64))
         loss = tf.reduce_sum(output)
@@ -219,7 +259,7 @@ def _built(layer, width):
 
 
 def test_an_unknown_policy_is_refused(store):
-    with pytest.raises(ConfigError, match="missing is 'skip'; use one of error, zeros"):
+    with pytest.raises(ConfigError, match="missing is 'skip'; use one of error, zeros, learn"):
         AmsEmbedding(store, make_tower(), missing="skip")
 
 

@@ -40,6 +40,7 @@ PLACEMENTS = {
     "workers": "WorkersPlacement",
     "server 1": "ServersPlacement",
     "split": "ServersPlacement",
+    "learn": "ServersPlacement",
 }
 
 
@@ -66,7 +67,7 @@ def test_the_servers_share_the_images_and_count(report, name, ids):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["servers", "server 1", "split"])
+@pytest.mark.parametrize("name", ["servers", "server 1", "split", "learn"])
 def test_raw_features_never_leave_the_servers(report, name):
     """Forward, backward and optimizer: nothing of width F off a server or between two of them."""
     graph = report[name]["graph"]
