@@ -5,4 +5,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 scripts/setup_venv.sh --dev
-exec .venv/bin/python -m pytest "$@"
+[[ $# -eq 0 ]] || exec .venv/bin/python -m pytest "$@"
+
+# Those that stay in one process share the cores; those that start clusters have them to themselves.
+status=0
+.venv/bin/python -m pytest -m "not slow" -n auto --maxprocesses=4 --dist loadfile || status=$?
+.venv/bin/python -m pytest -m slow || status=$?
+exit "$status"
