@@ -19,6 +19,7 @@ POINTS = 100
 """Metrics are shown in points of 0.01."""
 
 _COLOURS = {True: "tab:green", False: "tab:red", None: "tab:gray"}
+_INCHES_PER_LETTER = 0.075  # Of the rows' names.
 
 
 def metrics_of(experiment: Experiment, data: str) -> tuple[Metric, ...]:
@@ -59,10 +60,15 @@ def draw(
     """Draws the paired differences to the baseline with their intervals, a panel per metric."""
     metrics = metrics_of(experiment, data)
     rows = [row for row in experiment.rows if row.name != row.baseline]
-    shown = [_title(row, experiment) for row in rows]
-    height = 1.6 + 0.32 * len(shown)
+    shown = [_title(row, experiment).replace("*", "") for row in rows]
+    names = _INCHES_PER_LETTER * max(map(len, shown))
     figure, axes = plt.subplots(
-        1, len(metrics), figsize=(3.4 * len(metrics) + 1.2, height), sharey=True, squeeze=False
+        1,
+        len(metrics),
+        figsize=(3.0 * len(metrics) + names, 1.6 + 0.32 * len(shown)),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for axis, metric in zip(axes[0], metrics, strict=True):
         base = _values(results, experiment.baseline, seeds, metric)
@@ -87,8 +93,8 @@ def draw(
         axis.grid(axis="x", alpha=0.3)
     axes[0][0].set_yticks(range(len(shown)), shown)
     axes[0][0].set_ylim(len(shown) - 0.5, -0.5)
-    figure.suptitle(f"{experiment.title}: {data}, {len(seeds)} seeds, 95 % intervals", fontsize=10)
-    figure.tight_layout()
+    title = f"{experiment.title}\n{data}, {len(seeds)} seeds, 95 % intervals"
+    figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
