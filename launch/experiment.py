@@ -14,6 +14,8 @@ mutual_zoo     the same with the models of that paper, on Criteo's and Avazu's l
 signal         ways to make a small signal in images pay: narrow, pre-trained, regularised E
 content        vectors of videos, for new and for known items
 content_aggregators  how the vectors of a user's videos are aggregated
+dynamic        ids without a vocabulary, of users, items and images
+dynamic_logs   the same of all values of Criteo's and Avazu's logs
 
 Trains and measures what has no result yet, in this experiment or in another one on the same data,
 several runs at a time, and prints the table. With --keep, results, table and figure go to

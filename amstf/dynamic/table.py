@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from amstf import compat, ops
-from amstf.dynamic.options import TableLimit, TableOptions
+from amstf.dynamic.options import Admission, TableLimit, TableOptions
 from amstf.errors import ConfigError
 from amstf.store import NUM_BUCKETS
 from amstf.strategy import AdvancedModelServerStrategy
@@ -162,12 +162,25 @@ class DynamicTable(compat.Trackable):
         Raises:
             ConfigError: If the table has rows.
         """
+        self._choose(limit=limit)
+
+    def admit_by(self, admission: Admission) -> None:
+        """Admits ids by other rules than those of the options; while there are no rows.
+
+        Raises:
+            ConfigError: If the table has rows.
+        """
+        self._choose(admission=admission)
+
+    def _choose(self, **options: Any) -> None:
         if rows := self.counters()["rows"]:
-            raise ConfigError(f"the table has {rows:,} rows; limit it before it gets some")
+            raise ConfigError(
+                f"the table has {rows:,} rows; choose its {', '.join(options)} before it gets some"
+            )
         self.generation += 1
         name, attributes = self._name, self.options.attributes()
-        # What a server's part may hold is an attribute of the op that makes it.
-        self.options = dataclasses.replace(self.options, limit=limit)
+        # They are attributes of the op that makes a server's part.
+        self.options = dataclasses.replace(self.options, **options)
         self._name = self._new_name()
         for device in self._devices:
             _destroy(name, attributes, device)

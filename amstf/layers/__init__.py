@@ -7,13 +7,14 @@ from amstf.layers.dynamic_embedding import (
     follow_tables,
     named_dynamic_embeddings,
 )
-from amstf.layers.evict_rows import EvictRows
+from amstf.layers.evict_rows import EvictRows, evict_rows
 
 __all__ = [
     "AmsEmbedding",
     "DynamicEmbedding",
     "EvictRows",
     "dynamic_embeddings",
+    "evict_rows",
     "follow_tables",
     "named_dynamic_embeddings",
 ]

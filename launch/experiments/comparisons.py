@@ -5,6 +5,7 @@ An experiment is a few variants of a run; copy one to make another.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping
@@ -43,6 +44,20 @@ def _tuning() -> dict[str, Variant]:
             name = f"{family}: id_l2 {l2:g}, id_dropout {dropout:g}"
             variants[name] = Variant(changes, family=base.family)
     return variants
+
+
+_DYNAMIC: Mapping[str, str | None] = {"dynamic": "true"}
+_AFTER: Mapping[str, object] = {"admission": ("after=4",)}
+
+
+def _dynamic(base: Variant, baseline: str, **changes: object) -> Variant:
+    """The same without vocabularies, for which there is no L2 by how often an id occurs."""
+    return dataclasses.replace(
+        base,
+        changes={**base.changes, "id_l2": 0.0, **changes},
+        baseline=baseline,
+        prepare={"min_count": None, **_DYNAMIC},
+    )
 
 
 _IMAGES_BESIDE: Mapping[str, object] = {"images": "both"}
@@ -258,5 +273,31 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         },
         baseline="mean",
         data=("tiktok-new-32",),
+    ),
+    "dynamic": Experiment(
+        title="Ids without a vocabulary",
+        variants={
+            "ids": dataclasses.replace(_IDS, changes={**_IDS.changes, "id_l2": 0.0}),
+            "ids, dynamic": _dynamic(_IDS, "ids"),
+            "ids, dynamic, after 4 sights": _dynamic(_IDS, "ids", **_AFTER),
+            "joint": _dicm(id_l2=0.0),
+            "joint, dynamic": _dynamic(_dicm(), "joint"),
+            "ids, L2": _IDS,
+        },
+        baseline="ids",
+        data=("movielens",),
+    ),
+    "dynamic_logs": Experiment(
+        title="Values of logs without a vocabulary",
+        variants={
+            "all values": Variant({"model": "deepfm"}, family=IDS, prepare={"min_count": "1"}),
+            "those seen 4 times": Variant({"model": "deepfm"}, family=IDS),
+            "dynamic": _dynamic(Variant({"model": "deepfm"}, family=IDS), "all values"),
+            "dynamic, after 4 sights": _dynamic(
+                Variant({"model": "deepfm"}, family=IDS), "those seen 4 times", **_AFTER
+            ),
+        },
+        baseline="all values",
+        data=_LOGS,
     ),
 }
