@@ -223,7 +223,7 @@ def _check_dynamic(*names: str) -> None:
     if FLAGS.dynamic and (meaningless := [f"--{name}" for name in names if FLAGS[name].present]):
         raise ConfigError(
             f"{', '.join(meaningless)} has no meaning with --dynamic, by which each value has a "
-            "row of its own; leave it out (launch.train --admission=after=N gives rare ones none)"
+            "row of its own; leave it out (launch.train --admission=after=N: from the Nth sight)"
         )
 
 

@@ -8,6 +8,7 @@ not. Why so: docs/design/launch.md.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import tf_keras as keras
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from amstf.errors import ConfigError
+from amstf.layers import dynamic_embeddings
 from amstf.schema import IMAGE, Field, Schema
 from launch import checkpoints, click_model
 from launch.run_directory import (
@@ -31,7 +33,10 @@ from launch.run_directory import (
 # A model's children that are not its weights, and an IdEmbedding's that belong to ids. Occurrences
 # are always those in the new run's data.
 _OF_TRAINING = "optimizer"
-_OF_IDS = {PARTIAL_START: ("tables", "_hashing", "occurrences"), FULL_START: ("occurrences",)}
+_OF_IDS = {
+    PARTIAL_START: ("tables", "dynamic_tables", "_hashing", "occurrences"),
+    FULL_START: ("occurrences",),
+}
 _MOST_NAMED = 4
 
 
@@ -93,7 +98,10 @@ def apply(model: keras.Model, schema: Schema, config: RunConfig) -> WarmStart | 
             f"fit: {listed}; use the widths, images and aggregator of that run"
             + ("" if mode == IMAGES_START else f", or --warm_start_mode={IMAGES_START}")
         )
-    checkpoints.restore(tf.train.Checkpoint(model=part), path)
+    with contextlib.ExitStack() as stack:
+        for layer in dynamic_embeddings(model):
+            stack.enter_context(layer.table.without_slots())
+        checkpoints.restore(tf.train.Checkpoint(model=part), path)
     loaded = sum(variable.shape.num_elements() for variable, _ in wanted)
     return WarmStart(mode, path, loaded, model.count_params())
 
@@ -125,8 +133,8 @@ def _fields(schema: Schema, config: RunConfig, mode: str) -> dict[str, Field]:
         return {field.name: field for field in fields}
     # How many ids there are is what may differ.
     return {
-        field.name: dataclasses.replace(field, vocabulary_size=None, hash_size=1)
-        if field.num_ids
+        field.name: dataclasses.replace(field, vocabulary_size=None, hash_size=1, dynamic=False)
+        if field.num_ids or field.dynamic
         else field
         for field in fields
     }

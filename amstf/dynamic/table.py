@@ -110,6 +110,7 @@ class DynamicTable(compat.Trackable):
         # While IncrementalCheckpoints writes one: what it is of, and what it adds to.
         self.saving: SavedState | None = None
         self.base: SavedState | None = None
+        self.restores_slots = True
         self._name = self._new_name()
 
     def _new_name(self) -> str:
@@ -278,6 +279,18 @@ class DynamicTable(compat.Trackable):
         return sum(
             int(ops.dynamic_evict(table, policy, limit).numpy()) for _, table in self._tables()
         )
+
+    @contextlib.contextmanager
+    def without_slots(self) -> Iterator[None]:
+        """Lets checkpoints that are restored in the block give rows their weights alone.
+
+        The first update makes the optimizer's slots, as for rows that were just born.
+        """
+        self.restores_slots = False
+        try:
+            yield
+        finally:
+            self.restores_slots = True
 
     def clear(self, clock: int = 0) -> None:
         """Forgets all rows, and which optimizer they had; sets the clock of each server."""
