@@ -100,7 +100,7 @@ def test_members_of_a_mutual_run_have_tables_of_their_own(dataset, tmp_path):
     run = tmp_path / "run"
     done = run_program(
         "mutual", "--models=lr,deepfm", f"--dataset={dataset}", f"--out={run}", "--cluster=1x2",
-        "--epochs=1", "--batch_size=64", "--hidden=8", *RULES,
+        "--epochs=1", "--batch_size=256", "--segment_steps=6", "--hidden=8", *RULES,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     report = report_of(run)

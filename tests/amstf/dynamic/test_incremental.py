@@ -186,7 +186,7 @@ def test_sights_of_ids_without_a_row_are_in_full_checkpoints(tmp_path):
     other = counting(filter_bytes=12800)
     tf.train.Checkpoint(table=other).restore(full).assert_consumed()
     see(other, [1], 4)
-    assert rows_of(other) == {} and other.counters()["filter_counters_used"] == 4
+    assert rows_of(other) == {} and 1 <= other.counters()["filter_counters_used"] <= 4
     see(copy := restored(full), [1], 4)
     assert set(rows_of(copy)) == {1}
     none = table()
