@@ -35,6 +35,7 @@ from amstf.errors import ConfigError
 from launch import program
 from launch.experiments.comparisons import EXPERIMENTS
 from launch.experiments.data import DATA
+from launch.experiments.plan import Experiment
 
 FLAGS = flags.FLAGS
 _KEPT = pathlib.Path(__file__).parent.parent / "docs" / "experiments"
@@ -92,6 +93,7 @@ def main(arguments: list[str]) -> None:
                 prepared="python -m launch.prepare "
                 + shlex.join(DATA[FLAGS.data].prepare)
                 + " --out=DATASET",
+                **_prepared_otherwise(experiment),
                 machine=f"{platform.platform()}, {cores} cores",
                 when=time.strftime("%Y-%m-%d"),
                 **runner.facts_of(plan),
@@ -109,6 +111,19 @@ def main(arguments: list[str]) -> None:
     page.write_section(out / f"{name}.md", experiment.title, FLAGS.data, text)
     print(page.table(experiment, FLAGS.data, seeds, results))
     print(f"\nresults: {results.path}   page: {out / f'{name}.md'}   figure: {figure}")
+
+
+def _prepared_otherwise(experiment: Experiment) -> dict[str, dict[str, list[str]]]:
+    """Returns the flags of `launch.prepare` in which data of variants differ, if they do."""
+    changes = {
+        name: [
+            f"without --{flag}" if value is None else f"--{flag}={value}"
+            for flag, value in variant.prepare.items()
+        ]
+        for name, variant in experiment.variants.items()
+        if variant.prepare
+    }
+    return {"prepared_otherwise": changes} if changes else {}
 
 
 if __name__ == "__main__":

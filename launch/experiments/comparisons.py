@@ -23,6 +23,7 @@ from launch.experiments.plan import (
 )
 
 _IDS = Variant({"model": "embedding_mlp"}, family=IDS)
+_DEEPFM = Variant({"model": "deepfm"}, family=IDS)
 _CLICKS = ("synthetic", "movielens")
 _LOGS = ("criteo", "avazu")
 _ALL = (*_CLICKS, "tiktok-new", "tiktok-known")
@@ -47,16 +48,22 @@ def _tuning() -> dict[str, Variant]:
 
 
 _DYNAMIC: Mapping[str, str | None] = {"dynamic": "true"}
+_DYNAMIC_LOG: Mapping[str, str | None] = {"min_count": None, **_DYNAMIC}
 _AFTER: Mapping[str, object] = {"admission": ("after=4",)}
 
 
-def _dynamic(base: Variant, baseline: str, **changes: object) -> Variant:
+def _dynamic(
+    base: Variant,
+    baseline: str,
+    prepare: Mapping[str, str | None] = _DYNAMIC,
+    **changes: object,
+) -> Variant:
     """The same without vocabularies, for which there is no L2 by how often an id occurs."""
     return dataclasses.replace(
         base,
         changes={**base.changes, "id_l2": 0.0, **changes},
         baseline=baseline,
-        prepare={"min_count": None, **_DYNAMIC},
+        prepare=prepare,
     )
 
 
@@ -290,11 +297,11 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "dynamic_logs": Experiment(
         title="Values of logs without a vocabulary",
         variants={
-            "all values": Variant({"model": "deepfm"}, family=IDS, prepare={"min_count": "1"}),
-            "those seen 4 times": Variant({"model": "deepfm"}, family=IDS),
-            "dynamic": _dynamic(Variant({"model": "deepfm"}, family=IDS), "all values"),
+            "all values": dataclasses.replace(_DEEPFM, prepare={"min_count": "1"}),
+            "those seen 4 times": _DEEPFM,
+            "dynamic": _dynamic(_DEEPFM, "all values", _DYNAMIC_LOG),
             "dynamic, after 4 sights": _dynamic(
-                Variant({"model": "deepfm"}, family=IDS), "those seen 4 times", **_AFTER
+                _DEEPFM, "those seen 4 times", _DYNAMIC_LOG, **_AFTER
             ),
         },
         baseline="all values",
