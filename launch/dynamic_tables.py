@@ -1,4 +1,4 @@
-"""Tables of ids without a vocabulary in a run: their limit, and what a report says of them."""
+"""Tables of ids without a vocabulary in a run: their rules, and what a report says of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import Any
 
 import tf_keras as keras
 
-from amstf import TableLimit
+from amstf import Admission, TableLimit
 from amstf.errors import ConfigError
-from amstf.layers import named_dynamic_embeddings
+from amstf.layers import dynamic_embeddings, evict_rows, named_dynamic_embeddings
+from launch.dynamic_rules import admission_of, evictions_of
+from launch.run_directory import RunConfig
 
 _MIB = 1 << 20
 # Bytes of a row besides its floats: what is known of it, its place in the index.
@@ -17,6 +19,37 @@ _OVERHEAD = 32
 _BYTES_PER_FLOAT = 12
 # A table of 64 shards takes memory in pieces of 32 KiB.
 _LEAST = 4 * _MIB
+
+
+def set_up(model: keras.Model, config: RunConfig) -> None:
+    """Gives the tables of a model the admission and the limit of a run.
+
+    Args:
+        model: A model whose tables have no rows yet.
+        config: The run.
+
+    Raises:
+        ConfigError: If the model has no tables for what is asked, or the limit is too low.
+    """
+    layers = dynamic_embeddings(model)
+    asked = [name for name in ("admission", "eviction") if getattr(config, name)]
+    if asked and not layers:
+        raise ConfigError(
+            f"{' and '.join(f'--{name}' for name in asked)} is about tables of dynamic fields, and "
+            "the data set has none that the model sees; leave it out, or prepare the data set "
+            "with --dynamic"
+        )
+    if config.admission:
+        admission = Admission(**admission_of(config.admission))
+        for layer in layers:
+            layer.table.admit_by(admission)
+    limit(model, config.dynamic_memory)
+
+
+def evict(model: keras.Model, config: RunConfig) -> int:
+    """Removes the rows that die by the rules of a run; returns how many."""
+    limits = evictions_of(config.eviction)
+    return sum(evict_rows(model, policy, limit) for policy, limit in limits.items())
 
 
 def limit(model: keras.Model, mebibytes: int) -> None:
@@ -37,8 +70,12 @@ def limit(model: keras.Model, mebibytes: int) -> None:
         return
     sizes = [_OVERHEAD + _BYTES_PER_FLOAT * table.options.width for table in tables]
     shares = [mebibytes * _MIB * size // sum(sizes) for size in sizes]
-    if min(shares) < _LEAST:
-        least = -(-_LEAST * sum(sizes) // (min(sizes) * _MIB))
+    filters = [table.options.attributes()["filter_bytes"] for table in tables]
+    needed = [_LEAST + size for size in filters]
+    if any(share < least for share, least in zip(shares, needed, strict=True)):
+        least = max(
+            -(-need * sum(sizes) // (size * _MIB)) for need, size in zip(needed, sizes, strict=True)
+        )
         raise ConfigError(
             f"--dynamic_memory={mebibytes} is too little for {len(tables)} dynamic tables; give "
             f"them {least} MiB or more, or 0 for no limit"

@@ -18,7 +18,8 @@ import tensorflow as tf
 
 from amstf.data import Samples
 from launch import checkpoints, click_model, curves, evaluation, evaluation_log, program
-from launch.run_directory import INTERRUPTED, RunConfig, RunDirectory, read_json, write_json
+from launch.json_files import read_json, write_json
+from launch.run_directory import INTERRUPTED, RunConfig, RunDirectory
 from launch.step_logger import VALIDATION_METRICS, History
 
 _POLL_SECONDS = 1.0

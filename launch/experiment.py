@@ -15,6 +15,8 @@ signal         ways to make a small signal in images pay: narrow, pre-trained, r
 added_images   images added to a trained model of ids, beside that model trained on
 content        vectors of videos, for new and for known items
 content_aggregators  how the vectors of a user's videos are aggregated
+dynamic        ids without a vocabulary, of users, items and images
+dynamic_logs   the same of all values of Criteo's and Avazu's logs
 
 Trains and measures what has no result yet, in this experiment or in another one on the same data,
 several runs at a time, and prints the table. With --keep, results, table and figure go to
@@ -34,6 +36,7 @@ from amstf.errors import ConfigError
 from launch import program
 from launch.experiments.comparisons import EXPERIMENTS
 from launch.experiments.data import DATA
+from launch.experiments.plan import Experiment
 
 FLAGS = flags.FLAGS
 _KEPT = pathlib.Path(__file__).parent.parent / "docs" / "experiments"
@@ -91,6 +94,7 @@ def main(arguments: list[str]) -> None:
                 prepared="python -m launch.prepare "
                 + shlex.join(DATA[FLAGS.data].prepare)
                 + " --out=DATASET",
+                **_prepared_otherwise(experiment),
                 machine=f"{platform.platform()}, {cores} cores",
                 when=time.strftime("%Y-%m-%d"),
                 **runner.facts_of(plan),
@@ -108,6 +112,19 @@ def main(arguments: list[str]) -> None:
     page.write_section(out / f"{name}.md", experiment.title, FLAGS.data, text)
     print(page.table(experiment, FLAGS.data, seeds, results))
     print(f"\nresults: {results.path}   page: {out / f'{name}.md'}   figure: {figure}")
+
+
+def _prepared_otherwise(experiment: Experiment) -> dict[str, dict[str, list[str]]]:
+    """Returns the flags of `launch.prepare` in which data of variants differ, if they do."""
+    changes = {
+        name: [
+            f"without --{flag}" if value is None else f"--{flag}={value}"
+            for flag, value in variant.prepare.items()
+        ]
+        for name, variant in experiment.variants.items()
+        if variant.prepare
+    }
+    return {"prepared_otherwise": changes} if changes else {}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from typing import Any
 from amstf.data import Samples
 from amstf.schema import Schema
 from launch.click_model import checkpoint_of
-from launch.run_directory import RunDirectory, read_json
+from launch.json_files import read_json
+from launch.run_directory import RunDirectory
 
 CARD_JSON = "assets.extra/model_card.json"
 CARD_MARKDOWN = "assets.extra/model_card.md"

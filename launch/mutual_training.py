@@ -15,7 +15,8 @@ import tensorflow as tf
 from amstf.errors import ConfigError
 from amstf.strategy import whole_weights
 from launch import click_model, curves, evaluation, occurrences, warm_start
-from launch.run_directory import CHIEF, EVALUATOR, MUTUAL, RunConfig, RunDirectory, write_json
+from launch.json_files import write_json
+from launch.run_directory import CHIEF, EVALUATOR, MUTUAL, RunConfig, RunDirectory
 from launch.step_logger import VALIDATION_METRICS, History
 from launch.training import TRAIN, Training
 from models import MutualLearning

@@ -4,7 +4,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import flag_values
+from launch import dynamic_rules, flag_values
 from launch.interaction import help_text
 from launch.run_directory import ACTIVATIONS, TOWER_ACTIVATIONS, RunConfig
 
@@ -70,6 +70,18 @@ flags.DEFINE_integer(
     "that was not seen for long. 0: no limit.",
     lower_bound=0,
 )
+flags.DEFINE_list(
+    "admission",
+    None,
+    "dynamic fields: which ids that training sees get a row, by default all at once; "
+    + dynamic_rules.help_text(dynamic_rules.ADMISSION),
+)
+flags.DEFINE_list(
+    "eviction",
+    None,
+    "dynamic fields: which rows die before each checkpoint (see --segment_steps), by default none; "
+    + dynamic_rules.help_text(dynamic_rules.EVICTION),
+)
 flags.DEFINE_integer(
     "full_checkpoint_every",
     RunConfig.full_checkpoint_every,
@@ -92,5 +104,7 @@ def values() -> dict[str, Any]:
         "separate_towers": FLAGS.separate_towers,
         "store_servers": tuple(FLAGS.store_servers or ()),
         "dynamic_memory": FLAGS.dynamic_memory,
+        "admission": tuple(FLAGS.admission or ()),
+        "eviction": tuple(FLAGS.eviction or ()),
         "full_checkpoint_every": FLAGS.full_checkpoint_every,
     }

@@ -22,10 +22,12 @@ tiktok      Interactions with videos of which vectors of what is seen and heard 
 criteo      Criteo's log as it comes: label, 13 numbers, 26 values, between tabs; .gz too.
 avazu       Avazu's log as it comes: comma-separated; the hour becomes hour and day of the week.
             Both: values that training has --min_count times get ids, others of a field share one;
-            or all are hashed (--hash_size), for which nothing is counted. --folds and --fold cut
-            the rows into parts, each of which is the test once.
+            or all are hashed (--hash_size), for which nothing is counted, or each has an id of its
+            own (--dynamic). --folds and --fold cut the rows into parts, each of which is the test
+            once.
 crossmedia  The samples (text, one impression a line) and image files of CrossMedia, the system of
-            the AMS paper; see docs/importing.md. Ids are hashed by the model. Lines of one group
+            the AMS paper; see docs/importing.md. Ids are hashed by the model, or get rows as they
+            appear (--dynamic). Lines of one group
             key that follow each other are a group, of whom the user's part is stored once, unless
             --nogroup_by_user says otherwise. Groups are held out whole (--holdout).
 table       A log of your own, CSV (.gz too) or Parquet: --fields says which columns are values,
@@ -52,6 +54,7 @@ from amstf.schema import COMBINERS, IMAGE, Schema
 from amstf.store import ImageStore
 from launch import prepare_logs, program
 from launch.datasets import feature_map, movielens, synthetic, tiktok
+from launch.datasets.dynamic_ids import make_dynamic
 from launch.datasets.halves import HALVES
 from launch.datasets.new_dataset import new_dataset
 from launch.datasets.pictures import LIST_FILE, Pictures
@@ -236,6 +239,8 @@ def main(arguments: list[str]) -> int | None:
             )
         if FLAGS.combiner:
             _set_combiner(directory, FLAGS.combiner)
+        if FLAGS.dynamic and arguments[0] not in prepare_logs.PREPARE:
+            make_dynamic(directory)
     print(summary(FLAGS.out))
     return None
 

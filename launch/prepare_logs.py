@@ -62,6 +62,13 @@ flags.DEFINE_integer(
     "criteo, avazu, table: hash the values of each column into so many ids, and count nothing; 0: "
     f"do not. crossmedia: rows of each table of ids; if not given {CrossMediaConfig.hash_size:,}.",
 )
+flags.DEFINE_bool(
+    "dynamic",
+    ClickLogConfig.dynamic,
+    "Ids without a vocabulary: models give each that training shows a row, in tables that grow. "
+    "criteo, avazu, table: all values, as hashes of 64 bits, and nothing is counted. crossmedia: "
+    "all ids, as they are. synthetic, movielens, tiktok: ids of users, items and images.",
+)
 flags.DEFINE_enum(
     "numbers",
     ClickLogConfig.numbers,
@@ -125,6 +132,7 @@ def _click_log(kind: str, directory: pathlib.Path) -> None:
         "fields",
         *_OF_TABLES,
     )
+    _check_dynamic("min_count", "hash_size")
     names = [field.name for field in dataclasses.fields(ClickLogConfig)]
     config = ClickLogConfig(**{name: FLAGS[name].value for name in names})
     click_log.prepare(
@@ -141,12 +149,13 @@ def prepare_crossmedia(directory: pathlib.Path) -> None:
     if not FLAGS.samples:
         raise ConfigError(f"crossmedia needs --samples; see {program.command_name()} --help")
     _refuse("crossmedia", "source", "min_count", "numbers", "buckets", "folds", "fold", *_OF_TABLES)
+    _check_dynamic("hash_size")
     config = CrossMediaConfig(
         fields=crossmedia_fields.parse_fields(FLAGS.fields or ()),
         label_names=tuple(FLAGS.label_names or ()),
         label_threshold=FLAGS.label_threshold,
         image_ids=FLAGS.image_ids,
-        **_given("hash_size", "embedding_width", "holdout", "seed"),
+        **_given("hash_size", "dynamic", "embedding_width", "holdout", "seed"),
     )
     crossmedia.prepare(
         config,
@@ -165,6 +174,7 @@ def prepare_table(directory: pathlib.Path) -> None:
     if not FLAGS.source:
         raise ConfigError(f"table needs --source; see {program.command_name()} --help")
     _refuse("table", "samples", "image_ids", "image_dtype", "standardise", "pca", "whiten")
+    _check_dynamic("min_count", "hash_size")
     config = table.TableConfig(
         fields=table.parse_fields(FLAGS.fields or ()),
         label_threshold=FLAGS.label_threshold,
@@ -206,6 +216,15 @@ def _given(*names: str) -> dict[str, Any]:
 def _refuse(kind: str, *names: str) -> None:
     if meaningless := [f"--{name}" for name in names if FLAGS[name].present]:
         raise ConfigError(f"{', '.join(meaningless)} has no meaning for {kind}; leave it out")
+
+
+def _check_dynamic(*names: str) -> None:
+    """Refuses flags that say which values get ids where each gets one."""
+    if FLAGS.dynamic and (meaningless := [f"--{name}" for name in names if FLAGS[name].present]):
+        raise ConfigError(
+            f"{', '.join(meaningless)} has no meaning with --dynamic, by which each value has a "
+            "row of its own; leave it out (launch.train --admission=after=N: from the Nth sight)"
+        )
 
 
 PREPARE = {

@@ -19,7 +19,8 @@ from amstf.atomic_file import write_atomically
 from launch import breakdown, curves
 from launch.breakdown import Bucket, ReliabilityBin
 from launch.curves import plt
-from launch.run_directory import ALL, NEW, RunDirectory, read_json
+from launch.json_files import read_json
+from launch.run_directory import ALL, NEW, RunDirectory
 from launch.run_evaluation import Evaluation, training_impressions
 from launch.step_logger import History
 

@@ -21,7 +21,6 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from amstf import files
@@ -29,7 +28,9 @@ from amstf.atomic_file import write_atomically
 from amstf.config import MISSING_POLICIES, AmsConfig
 from amstf.errors import ConfigError
 from amstf.schema import Schema
+from launch.dynamic_rules import admission_of, evictions_of
 from launch.interaction import options_of
+from launch.json_files import read_json
 from launch.store_servers import servers_of
 
 LR, EMBEDDING_MLP, DIN, DICM, PRERANK, DEEPFM, DCN, DCN_V2, PNN, FIBINET = MODELS = (
@@ -124,7 +125,7 @@ class RunConfig:
         warm_start_mode: Which of its weights, one of `WARM_STARTS`; "" for partial with
             `warm_start`, none without.
         members: Of a model `MUTUAL` name -> what each of its models is; data set, batches, passes
-            patience and cluster are those of the whole.
+            patience, cluster and what is about dynamic tables are those of the whole.
         agreement: One of `AGREEMENTS`.
         mutual_weight: Of the agreement in each model's loss.
         mutual_warm_up: Updates of the optimizer over which that grows from 0.
@@ -137,6 +138,9 @@ class RunConfig:
             `launch.store_servers`.
         full_checkpoint_every: Of so many checkpoints one has all rows of dynamic tables.
         dynamic_memory: MiB that dynamic tables may take on each server; 0: no limit.
+        admission: Which ids of dynamic fields get a row, each "name=value"; see
+            `launch.dynamic_rules`.
+        eviction: Which rows of dynamic tables die, likewise.
     """
 
     dataset: str
@@ -180,6 +184,8 @@ class RunConfig:
     store_servers: tuple[str, ...] = ()
     full_checkpoint_every: int = 1
     dynamic_memory: int = 0
+    admission: tuple[str, ...] = ()
+    eviction: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.members) != (self.model == MUTUAL):
@@ -229,6 +235,8 @@ class RunConfig:
                 )
         options_of(self.model, self.interaction)
         servers_of(self.store_servers)
+        admission_of(self.admission)
+        evictions_of(self.eviction)
         if not isinstance(self.dataset, str) or not self.dataset or "\0" in self.dataset:
             raise ConfigError(f"dataset is {self.dataset!r}; wanted a directory")
 
@@ -245,7 +253,10 @@ class RunConfig:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
 
-_OF_THE_WHOLE = ("dataset", "batch_size", "epochs", "patience", "ams")
+_OF_THE_WHOLE = (
+    "dataset", "batch_size", "epochs", "patience", "ams", "dynamic_memory",
+    "full_checkpoint_every", "admission", "eviction",
+)  # fmt: skip
 _WIDTHS = ("hidden", "tower")
 # Floats where floats are wanted. Far above use, and far below what a weight's size overflows at.
 _RANGES: dict[str, tuple[float, float]] = {
@@ -291,7 +302,7 @@ _ADDED = {"images": "", "labels": FIRST_LABEL, "members": {}}
 # What may change between two calls that continue one run.
 _MAY_CHANGE = (
     "epochs", "patience", "ams", "dataset", "preset", "store_servers", "dynamic_memory",
-    "full_checkpoint_every",
+    "full_checkpoint_every", "admission", "eviction",
 )  # fmt: skip
 
 
@@ -417,31 +428,3 @@ def _check_is_run(warm_start: str) -> None:
         RunDirectory(warm_start).read_config()
     except ConfigError as error:
         raise ConfigError(f"--warm_start={warm_start}: {error}") from error
-
-
-def read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
-    """Reads a JSON file that holds an object.
-
-    Args:
-        path: The file.
-        what: What the directory of the file should be, for the message.
-
-    Raises:
-        ConfigError: If the file is missing or not JSON.
-    """
-    try:
-        content = files.parse_json(files.read_text(path))
-        if not isinstance(content, dict):
-            raise ValueError("it holds no object")
-        return content
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ConfigError(f"{path} does not exist: {path.parent} is not {what}") from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error
-
-
-def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file that is there whole or not at all."""
-    write_atomically(path, json.dumps(content, indent=1) + "\n")

@@ -11,7 +11,8 @@ import numpy as np
 
 from amstf.data import Samples
 from launch import click_model, evaluation
-from launch.run_directory import ALL, NEW, RunDirectory, write_json
+from launch.json_files import write_json
+from launch.run_directory import ALL, NEW, RunDirectory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,6 +32,7 @@ from launch import (
     server,
     tf_config,
 )
+from launch.json_files import read_json
 from launch.local_cluster import LocalCluster, parse_cluster
 from launch.local_evaluator import LocalEvaluator
 from launch.run_directory import (
@@ -46,7 +47,6 @@ from launch.run_directory import (
     WARM_STARTS,
     RunConfig,
     RunDirectory,
-    read_json,
 )
 from launch.store_servers import check_are_in_cluster
 

@@ -41,6 +41,7 @@ from launch import (
     occurrences,
     warm_start,
 )
+from launch.json_files import write_json
 from launch.run_directory import (
     CHIEF,
     EVALUATOR,
@@ -49,7 +50,6 @@ from launch.run_directory import (
     NONE,
     RunConfig,
     RunDirectory,
-    write_json,
 )
 from launch.step_logger import History, StepLogger
 from launch.worker_watch import WorkerWatch
@@ -137,7 +137,7 @@ class Training:
                 self._segment_steps = math.ceil(self._segment_steps / workers) * workers
         with self._strategy.scope():
             self._model = click_model.make_model(self.config, self.samples.schema, self._stores)
-            dynamic_tables.limit(self._model, self.config.dynamic_memory)
+            dynamic_tables.set_up(self._model, self.config)
             weights = {"model": self._model, **self._compile()}
             self._impressions = impressions.count(self._model)
         self._validator = self._make_validator()
@@ -212,6 +212,7 @@ class Training:
         """Keeps a checkpoint and validates; called when all steps of a segment have run."""
         assert self._logger is not None
         self._logger.end_segment()
+        dynamic_tables.evict(self._model, self.config)
         self._saver.save(checkpoint_number=step)
         if not self._has_validation:
             return

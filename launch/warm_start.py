@@ -9,6 +9,7 @@ docs/design/launch.md.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import tf_keras as keras
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from amstf.errors import ConfigError
+from amstf.layers import dynamic_embeddings
 from amstf.schema import IMAGE, Field, Schema
 from launch import checkpoints, click_model
 from launch.run_directory import (
@@ -37,7 +39,7 @@ from models import Mlp
 # are always those in the new run's data.
 _OF_TRAINING = "optimizer"
 _OF_IDS = {
-    PARTIAL_START: ("tables", "_hashing", "occurrences"),
+    PARTIAL_START: ("tables", "dynamic_tables", "_hashing", "occurrences"),
     FULL_START: ("occurrences",),
     EXTEND_START: ("occurrences",),
 }
@@ -118,10 +120,13 @@ def apply(model: keras.Model, schema: Schema, config: RunConfig) -> WarmStart | 
             f"--warm_start={config.warm_start}: with --warm_start_mode={mode} its weights do not "
             f"fit: {listed}; {_CURES.get(mode, _CURE)}"
         )
-    if grown is not None:
-        _read_grown(part, path)
-    else:
-        checkpoints.restore(tf.train.Checkpoint(model=part), path)
+    with contextlib.ExitStack() as stack:
+        for layer in dynamic_embeddings(model):
+            stack.enter_context(layer.table.without_slots())
+        if grown is not None:
+            _read_grown(part, path)
+        else:
+            checkpoints.restore(tf.train.Checkpoint(model=part), path)
     loaded = sum(math.prod(stored.shape) for _, stored in wanted)
     return WarmStart(mode, path, loaded, model.count_params())
 
@@ -153,8 +158,8 @@ def _fields(schema: Schema, config: RunConfig, mode: str) -> dict[str, Field]:
         return {field.name: field for field in fields}
     # How many ids there are is what may differ.
     return {
-        field.name: dataclasses.replace(field, vocabulary_size=None, hash_size=1)
-        if field.num_ids
+        field.name: dataclasses.replace(field, vocabulary_size=None, hash_size=1, dynamic=False)
+        if field.num_ids or field.dynamic
         else field
         for field in fields
     }

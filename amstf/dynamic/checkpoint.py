@@ -87,12 +87,20 @@ def _save_table(name: str, table: DynamicTable, write: Callable[[Mapping[str, An
                 num_pages += 1
             if parts:
                 write(parts)
+    num_filters = 0
+    if before is None and table.options.admission.after > 1:
+        num_filters = table.num_servers
+        for server in range(num_filters):
+            with table.on_server(server) as handle:
+                write({_filter_name(name, server): ops.dynamic_filter(handle)})
     clock = max(counted["clock"] for counted in counters)
     facts = [num_pages, clock, table.options.width]
     with table.on_server(0):
         parts = {}
         if table.saving is not None:
             parts[_token_name(name)] = tf.constant(table.saving.token)
+        if num_filters:
+            parts[_num_filters_name(name)] = tf.constant(num_filters, tf.int64)
         if before is None:
             parts[_facts_name(name)] = tf.constant(facts, tf.int64)
         else:
@@ -138,11 +146,41 @@ def _restore_server(
     for k, checkpoint in enumerate(chain):
         for page in range(checkpoint.num_pages):
             rows = ops.DynamicRows(*_read(checkpoint.prefix, _page_names(name, page), _PART_TYPES))
+            if not table.restores_slots:
+                weights = rows.values[:, : table.options.width]
+                rows = rows._replace(values=weights, rule=tf.constant(""))
             # A row that died later comes no more; if its id has another now, that was touched.
             for ids in living[k:]:
                 if ids is not None:
                     rows = _only(rows, _is_among(rows.ids, ids))
             table.take(server, rows)
+    if table.options.admission.after > 1:
+        _restore_filter(name, table, server, chain[0].prefix)
+
+
+def _restore_filter(name: str, table: DynamicTable, server: int, prefix: str) -> None:
+    """Reads how often ids without a row were seen; they begin again if filters are of another size.
+
+    Args:
+        name: Of the table in the checkpoint.
+        table: The table.
+        server: The server to do it on.
+        prefix: Path of a full checkpoint.
+    """
+    try:
+        (num_filters,) = _read(prefix, [_num_filters_name(name)], [tf.int64])
+    except tf.errors.NotFoundError:
+        return
+    # With as many servers as have written them each has the ids that it had. With others these may
+    # come from each, and were counted at the same place of its filter.
+    same = int(num_filters) == table.num_servers
+    with table.on_server(server) as handle:
+        size = tf.size(ops.dynamic_filter(handle))
+        for part in [server] if same else range(int(num_filters)):
+            (counters,) = _read(prefix, [_filter_name(name, part)], [tf.uint8])
+            if tf.size(counters) != size:
+                return
+            ops.dynamic_merge_filter(handle, counters)
 
 
 def _chain(prefix: str, name: str) -> Iterator[_Checkpoint]:
@@ -202,6 +240,14 @@ def _live_name(name: str, number: int) -> str:
 
 def _facts_name(name: str) -> str:
     return f"{name}/pages_clock_width"
+
+
+def _filter_name(name: str, server: int) -> str:
+    return f"{name}/filter-{server:05d}"
+
+
+def _num_filters_name(name: str) -> str:
+    return f"{name}/num_filters"
 
 
 def _token_name(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from amstf import compat, ops
-from amstf.dynamic.options import TableLimit, TableOptions
+from amstf.dynamic.options import Admission, TableLimit, TableOptions
 from amstf.errors import ConfigError
 from amstf.store import NUM_BUCKETS
 from amstf.strategy import AdvancedModelServerStrategy
@@ -110,6 +110,7 @@ class DynamicTable(compat.Trackable):
         # While IncrementalCheckpoints writes one: what it is of, and what it adds to.
         self.saving: SavedState | None = None
         self.base: SavedState | None = None
+        self.restores_slots = True
         self._name = self._new_name()
 
     def _new_name(self) -> str:
@@ -162,12 +163,25 @@ class DynamicTable(compat.Trackable):
         Raises:
             ConfigError: If the table has rows.
         """
+        self._choose(limit=limit)
+
+    def admit_by(self, admission: Admission) -> None:
+        """Admits ids by other rules than those of the options; while there are no rows.
+
+        Raises:
+            ConfigError: If the table has rows.
+        """
+        self._choose(admission=admission)
+
+    def _choose(self, **options: Any) -> None:
         if rows := self.counters()["rows"]:
-            raise ConfigError(f"the table has {rows:,} rows; limit it before it gets some")
+            raise ConfigError(
+                f"the table has {rows:,} rows; choose its {', '.join(options)} before it gets some"
+            )
         self.generation += 1
         name, attributes = self._name, self.options.attributes()
-        # What a server's part may hold is an attribute of the op that makes it.
-        self.options = dataclasses.replace(self.options, limit=limit)
+        # They are attributes of the op that makes a server's part.
+        self.options = dataclasses.replace(self.options, **options)
         self._name = self._new_name()
         for device in self._devices:
             _destroy(name, attributes, device)
@@ -265,6 +279,18 @@ class DynamicTable(compat.Trackable):
         return sum(
             int(ops.dynamic_evict(table, policy, limit).numpy()) for _, table in self._tables()
         )
+
+    @contextlib.contextmanager
+    def without_slots(self) -> Iterator[None]:
+        """Lets checkpoints that are restored in the block give rows their weights alone.
+
+        The first update makes the optimizer's slots, as for rows that were just born.
+        """
+        self.restores_slots = False
+        try:
+            yield
+        finally:
+            self.restores_slots = True
 
     def clear(self, clock: int = 0) -> None:
         """Forgets all rows, and which optimizer they had; sets the clock of each server."""

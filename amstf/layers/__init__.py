@@ -7,7 +7,7 @@ from amstf.layers.dynamic_embedding import (
     follow_tables,
     named_dynamic_embeddings,
 )
-from amstf.layers.evict_rows import EvictRows
+from amstf.layers.evict_rows import EvictRows, evict_rows
 from amstf.layers.learnt_missing import LearntMissing, learning_missing, missing_embedding
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "EvictRows",
     "LearntMissing",
     "dynamic_embeddings",
+    "evict_rows",
     "follow_tables",
     "learning_missing",
     "missing_embedding",

@@ -15,6 +15,22 @@ _UNSEEN_SECONDS = "unseen_seconds"
 POLICIES = (_UNSEEN_SECONDS, *ops.EVICTION_POLICIES)
 
 
+def evict_rows(model: keras.layers.Layer, policy: str, limit: float) -> int:
+    """Removes rows of all dynamic tables of a model; call it when no training step runs.
+
+    Args:
+        model: The model.
+        policy: One of `EvictRows`.
+        limit: See there.
+
+    Returns:
+        How many rows were removed.
+    """
+    if policy == _UNSEEN_SECONDS:
+        policy, limit = "unseen_since", max(0.0, time.time() - limit)
+    return sum(layer.table.evict(policy, limit) for layer in dynamic_embeddings(model))
+
+
 class EvictRows(keras.callbacks.Callback):
     """Removes rows of the dynamic tables of a model at the end of each epoch.
 
@@ -61,11 +77,7 @@ class EvictRows(keras.callbacks.Callback):
         """Removes rows."""
         if (epoch + 1) % self.every:
             return
-        policy, limit = self.policy, self.limit
-        if policy == _UNSEEN_SECONDS:
-            policy, limit = "unseen_since", max(0.0, time.time() - limit)
-        layers = dynamic_embeddings(self.model)
-        evicted = sum(layer.table.evict(policy, limit) for layer in layers)
+        evicted = evict_rows(self.model, self.policy, self.limit)
         self.evicted += evicted
         if logs is not None:
             logs["rows_evicted"] = logs.get("rows_evicted", 0) + evicted

@@ -11,8 +11,10 @@ from amstf.ops.dynamic_table import (
     dynamic_counters,
     dynamic_evict,
     dynamic_export,
+    dynamic_filter,
     dynamic_import,
     dynamic_lookup,
+    dynamic_merge_filter,
     dynamic_table,
 )
 from amstf.ops.image_errors import image_errors
@@ -72,8 +74,10 @@ __all__ = [
     "dynamic_counters",
     "dynamic_evict",
     "dynamic_export",
+    "dynamic_filter",
     "dynamic_import",
     "dynamic_lookup",
+    "dynamic_merge_filter",
     "dynamic_table",
     "end_backward",
     "enter_round",

@@ -239,6 +239,33 @@ def dynamic_import(table: tf.Tensor, rows: DynamicRows) -> tf.Operation:
     )
 
 
+def dynamic_filter(table: tf.Tensor) -> tf.Tensor:
+    """Copies what the admission filter of a table has counted.
+
+    Args:
+        table: Handle from `dynamic_table`.
+
+    Returns:
+        A counter for each byte of the filter, uint8 [n]; empty if ids are not counted.
+    """
+    return load_library().ams_dynamic_filter(handle=table)
+
+
+def dynamic_merge_filter(table: tf.Tensor, counters: tf.Tensor) -> tf.Operation:
+    """Takes what another filter has counted: of each counter and its own the greater one.
+
+    So no id has a count below the greater one that it had in the two.
+
+    Args:
+        table: Handle from `dynamic_table`.
+        counters: As from `dynamic_filter`, uint8 [n].
+
+    Raises:
+        tf.errors.InvalidArgumentError: If the filter of the table is of another size.
+    """
+    return load_library().ams_dynamic_merge_filter(handle=table, counters=counters)
+
+
 def dynamic_clear(table: tf.Tensor, clock: Any = 0) -> tf.Operation:
     """Forgets all rows, what the admission filter has counted, and the rule.
 
@@ -251,6 +278,7 @@ def dynamic_clear(table: tf.Tensor, clock: Any = 0) -> tf.Operation:
 
 for _op in (
     "AmsDynamicTable", "AmsDynamicLookup", "AmsDynamicApply", "AmsDynamicCounters",
-    "AmsDynamicEvict", "AmsDynamicExport", "AmsDynamicImport", "AmsDynamicClear",
+    "AmsDynamicEvict", "AmsDynamicExport", "AmsDynamicImport", "AmsDynamicFilter",
+    "AmsDynamicMergeFilter", "AmsDynamicClear",
 ):  # fmt: skip
     tf.no_gradient(_op)

@@ -22,7 +22,7 @@ from amstf.data import SampleWriter, add_info, set_image_store
 from amstf.errors import ConfigError, SampleError
 from amstf.schema import Field, Schema
 from amstf.store import ImageStore
-from launch.datasets.columns import ValueCounter, numbers
+from launch.datasets.columns import ANY_ID, ValueCounter, numbers
 from launch.datasets.log_columns import (
     Column,
     group_column,
@@ -59,6 +59,7 @@ class ClickLogConfig:
     Attributes:
         min_count: Values that training has less often share one id.
         hash_size: Hash values into so many ids instead; 0: count them.
+        dynamic: Give each value an id of its own, for dynamic tables, and count nothing.
         numbers: One of `NUMBERS`: floats, or ids of buckets.
         buckets: Most buckets of a number, with numbers = "buckets".
         embedding_width: Of all fields.
@@ -74,6 +75,7 @@ class ClickLogConfig:
 
     min_count: int = 10
     hash_size: int = 0
+    dynamic: bool = False
     numbers: str = LOG_STANDARD
     buckets: int = 20
     embedding_width: int = 12
@@ -90,6 +92,11 @@ class ClickLogConfig:
         for name, choices in (("numbers", NUMBERS), ("holdout", HOLDOUTS)):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"--{name} is {getattr(self, name)!r}; use {', '.join(choices)}")
+        if self.dynamic and self.hash_size:
+            raise ConfigError(
+                f"--dynamic with --hash_size={self.hash_size}: dynamic tables have a row for each "
+                "value, and hash none; choose one"
+            )
         if self.folds and (self.folds < 2 or self.holdout != RANDOM):
             raise ConfigError(
                 f"--folds is {self.folds} with --holdout={self.holdout}; folds are two or more, "
@@ -300,7 +307,8 @@ def _columns(
 ) -> list[Column]:
     """Makes the columns, after counting what has to be known of the training split."""
     sides = {**log.values, **log.lists}
-    counters = {} if config.hash_size else {name: ValueCounter() for name in sides}
+    counts_values = not (config.hash_size or config.dynamic)
+    counters = {name: ValueCounter() for name in sides} if counts_values else {}
     number_map = NumberMap(config.numbers) if config.numbers in NUMBER_MAPS else None
     is_fitted = config.numbers == BUCKETS or (number_map and number_map.needs_statistics)
     spreads = {name: NumberStatistics() for name in log.numbers} if is_fitted else {}
@@ -325,7 +333,8 @@ def _columns(
     for name, side in sides.items():
         vocabulary = counters.pop(name).vocabulary(config.min_count) if counters else None
         separator = log.separator if name in log.lists else None
-        columns.append(value_column(name, side, vocabulary, config.hash_size, width, separator))
+        hash_size = ANY_ID if config.dynamic else config.hash_size
+        columns.append(value_column(name, side, vocabulary, hash_size, width, separator))
     columns += [image_column(name, side) for name, side in log.images.items()]
     columns += [image_column(n, side, log.separator) for n, side in log.image_lists.items()]
     if log.group:

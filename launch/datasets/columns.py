@@ -26,6 +26,9 @@ from amstf.errors import ConfigError, SampleError
 MISSING = ""
 """Stands for a value that is not there, in a vocabulary like any other value."""
 
+ANY_ID = 2**63 - 1
+"""Buckets, as many as `amstf.DynamicEmbedding` has for strings: each value has an id of its own."""
+
 _INT64 = -(2**63), 2**63 - 1
 
 

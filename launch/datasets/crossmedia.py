@@ -38,6 +38,7 @@ class CrossMediaConfig:
         label_names: Of the labels in order; () for click, label_1, label_2 ...
         label_threshold: What is above it is 1, the rest 0; None if labels are 0 and 1.
         hash_size: Rows of each table of ids.
+        dynamic: Give each id a row of its own instead, in tables that grow.
         embedding_width: Of each id.
         image_ids: Whether models see ids of images as ids too, each with an embedding of its own.
         holdout: Whether "random" groups or the "last" ones are validation and test.
@@ -51,6 +52,7 @@ class CrossMediaConfig:
     label_names: tuple[str, ...] = ()
     label_threshold: float | None = None
     hash_size: int = 1 << 17
+    dynamic: bool = False
     embedding_width: int = 16
     image_ids: bool = False
     holdout: str = RANDOM
@@ -150,10 +152,8 @@ def make_schema(config: CrossMediaConfig, found: Survey) -> Schema:
     Raises:
         ConfigError: If there is another number of labels than of names.
     """
-    table: dict[str, Any] = {
-        "hash_size": config.hash_size,
-        "embedding_width": config.embedding_width,
-    }
+    ids: dict[str, Any] = {"dynamic": True} if config.dynamic else {"hash_size": config.hash_size}
+    table = {**ids, "embedding_width": config.embedding_width}
     fields = []
     for feature in found.features:
         name, side = feature.name, feature.side

@@ -12,7 +12,15 @@ import pyarrow.compute as pc
 
 from amstf.errors import SampleError
 from amstf.schema import NO_ID, Field
-from launch.datasets.columns import Rows, Vocabulary, hash_ids, integers, numbers, texts
+from launch.datasets.columns import (
+    ANY_ID,
+    Rows,
+    Vocabulary,
+    hash_ids,
+    integers,
+    numbers,
+    texts,
+)
 from launch.datasets.log_files import Block
 from launch.datasets.number_columns import (
     LOG_BUCKET_IDS,
@@ -92,15 +100,14 @@ def value_column(
         name: Of the column and of the field.
         side: Whose property it is.
         vocabulary: Values that have ids of their own; None to hash all.
-        hash_size: Ids to hash into, without a vocabulary.
+        hash_size: Ids to hash into, without a vocabulary; `ANY_ID` for a dynamic field.
         width: Floats of an embedding.
         separator: What is between the values of a list that is text; None if a row has one value.
     """
     is_list = separator is not None
     size = hash_size if vocabulary is None else vocabulary.size
-    field = Field(
-        name, "sparse", side=side, is_list=is_list, vocabulary_size=size, embedding_width=width
-    )
+    ids_of: dict[str, Any] = {"dynamic": True} if size == ANY_ID else {"vocabulary_size": size}
+    field = Field(name, "sparse", side=side, is_list=is_list, embedding_width=width, **ids_of)
     described: dict[str, object] = {"hash_size": size}
     if vocabulary is not None:
         described = {"values": vocabulary.values}

@@ -23,6 +23,7 @@ from launch.experiments.plan import (
 )
 
 _IDS = Variant({"model": "embedding_mlp"}, family=IDS)
+_DEEPFM = Variant({"model": "deepfm"}, family=IDS)
 _CLICKS = ("synthetic", "movielens")
 _LOGS = ("criteo", "avazu")
 _ALL = (*_CLICKS, "tiktok-new", "tiktok-known")
@@ -58,6 +59,26 @@ def _trained_on(variant: Variant, after: str, mode: str) -> Variant:
     """A variant that begins with a trained model: itself ("full") or a smaller one ("extend")."""
     changes = {**variant.changes, **_TRAINED_ON, "warm_start_mode": mode}
     return dataclasses.replace(variant, changes=changes, after=after)
+
+
+_DYNAMIC: Mapping[str, str | None] = {"dynamic": "true"}
+_DYNAMIC_LOG: Mapping[str, str | None] = {"min_count": None, **_DYNAMIC}
+_AFTER: Mapping[str, object] = {"admission": ("after=4",)}
+
+
+def _dynamic(
+    base: Variant,
+    baseline: str,
+    prepare: Mapping[str, str | None] = _DYNAMIC,
+    **changes: object,
+) -> Variant:
+    """The same without vocabularies, for which there is no L2 by how often an id occurs."""
+    return dataclasses.replace(
+        base,
+        changes={**base.changes, "id_l2": 0.0, **changes},
+        baseline=baseline,
+        prepare=prepare,
+    )
 
 
 _IMAGES_BESIDE: Mapping[str, object] = {"images": "both"}
@@ -298,5 +319,31 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         },
         baseline="mean",
         data=("tiktok-new-32",),
+    ),
+    "dynamic": Experiment(
+        title="Ids without a vocabulary",
+        variants={
+            "ids": dataclasses.replace(_IDS, changes={**_IDS.changes, "id_l2": 0.0}),
+            "ids, dynamic": _dynamic(_IDS, "ids"),
+            "ids, dynamic, after 4 sights": _dynamic(_IDS, "ids", **_AFTER),
+            "joint": _dicm(id_l2=0.0),
+            "joint, dynamic": _dynamic(_dicm(), "joint"),
+            "ids, L2": _IDS,
+        },
+        baseline="ids",
+        data=("movielens",),
+    ),
+    "dynamic_logs": Experiment(
+        title="Values of logs without a vocabulary",
+        variants={
+            "all values": dataclasses.replace(_DEEPFM, prepare={"min_count": "1"}),
+            "those seen 4 times": _DEEPFM,
+            "dynamic": _dynamic(_DEEPFM, "all values", _DYNAMIC_LOG),
+            "dynamic, after 4 sights": _dynamic(
+                _DEEPFM, "those seen 4 times", _DYNAMIC_LOG, **_AFTER
+            ),
+        },
+        baseline="all values",
+        data=_LOGS,
     ),
 }

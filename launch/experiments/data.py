@@ -26,6 +26,11 @@ from launch.experiments.plan import (
     Metric,
 )
 
+Changes = Mapping[str, str | None]
+"""Flags of `launch.prepare` that differ, by name; None: without."""
+
+NO_CHANGES: Changes = {}
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -68,14 +73,23 @@ class Data:
             return {**self.settings[IMAGES], **self.settings.get(family, {})}
         return self.settings[family]
 
-    def directory(self, runs: pathlib.Path, name: str, seed: int, part: str) -> pathlib.Path:
+    def directory(
+        self, runs: pathlib.Path, name: str, seed: int, part: str, changes: Changes = NO_CHANGES
+    ) -> pathlib.Path:
         """Returns where the data set of a run lies: another place for other flags."""
-        flags = hashlib.sha256(" ".join(self.flags(None, seed, part)).encode()).hexdigest()[:8]
-        return runs / "data" / f"{name}-{flags}"
+        flags = " ".join(self.flags(None, seed, part, changes))
+        return runs / "data" / f"{name}-{hashlib.sha256(flags.encode()).hexdigest()[:8]}"
 
-    def flags(self, shared: pathlib.Path | None, seed: int, part: str) -> list[str]:
-        """Returns kind and flags of `launch.prepare`."""
-        flags = [flag.format(shared=shared, seed=seed) for flag in self.prepare]
+    def flags(
+        self, shared: pathlib.Path | None, seed: int, part: str, changes: Changes = NO_CHANGES
+    ) -> list[str]:
+        """Returns kind and flags of `launch.prepare`, with the changes of a variant."""
+        flags = [
+            flag.format(shared=shared, seed=seed)
+            for flag in self.prepare
+            if flag.removeprefix("--").partition("=")[0] not in changes
+        ]
+        flags += [f"--{name}={value}" for name, value in changes.items() if value is not None]
         return [*flags, f"--train_half={part}"] if part else flags
 
 
@@ -243,7 +257,12 @@ DATA: Mapping[str, Data] = {
 
 
 def prepare(
-    name: str, runs: pathlib.Path, shared: pathlib.Path | None, seed: int, part: str
+    name: str,
+    runs: pathlib.Path,
+    shared: pathlib.Path | None,
+    seed: int,
+    part: str,
+    changes: Changes = NO_CHANGES,
 ) -> pathlib.Path:
     """Makes the data set of a run if it is not there, and returns where it lies.
 
@@ -253,13 +272,14 @@ def prepare(
         shared: Directory of data that the project may not ship, or None.
         seed: Of the run.
         part: Half of the training split, or "".
+        changes: Of the variant.
 
     Raises:
         ConfigError: If `shared` is needed and not given.
         AmstfError: If `launch.prepare` fails; with what it said.
     """
     data = DATA[name]
-    directory = data.directory(runs, name, seed, part)
+    directory = data.directory(runs, name, seed, part, changes)
     if directory.exists():
         return directory
     if data.needs_shared and shared is None:
@@ -267,5 +287,6 @@ def prepare(
             f"--data={name} needs --shared=DIR, the directory with data that this project may not "
             "ship (movielens/, tiktok/, criteo/, avazu/); --data=synthetic needs nothing"
         )
-    programs.run("launch.prepare", *data.flags(shared, seed, part), f"--out={directory}")
+    flags = data.flags(shared, seed, part, changes)
+    programs.run("launch.prepare", *flags, f"--out={directory}")
     return directory

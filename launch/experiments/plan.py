@@ -42,6 +42,7 @@ class Variant:
         family: Whose settings these are, one of `FAMILIES`.
         after: Name of a variant before it, whose run this one starts from (`RunConfig.warm_start`).
         part: Which part of the training split it sees, "" for all; one of `halves.HALVES`.
+        prepare: Flags of `launch.prepare` in which its data set differs, by name; None: without.
         is_shown: Whether it is a row of the table; one that others start from need not be.
         members: Variants before it, whose models this one trains together (launch.mutual). In
             `changes` what is not of the whole is of each of them.
@@ -53,6 +54,7 @@ class Variant:
     family: str = IMAGES
     after: str = ""
     part: str = ""
+    prepare: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     is_shown: bool = True
     members: tuple[str, ...] = ()
     is_scratch: bool = False

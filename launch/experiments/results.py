@@ -9,7 +9,7 @@ from typing import Any
 
 from amstf.atomic_file import write_atomically
 from amstf.errors import ConfigError
-from launch.run_directory import read_json
+from launch.json_files import read_json
 
 
 class Results:

@@ -34,6 +34,8 @@ _ADDED = {
     "tower_activation": "",
     "dynamic_memory": 0,
     "full_checkpoint_every": 1,
+    "admission": (),
+    "eviction": (),
 }
 _OF_THE_WHOLE = (*_OF_MUTUAL, "epochs", "patience", "batch_size")
 
@@ -69,6 +71,7 @@ class _Task:
     variant: str
     seed: int
     part: str
+    prepare: data_sets.Changes
     after: tuple[tuple[str, int], ...]
     digest: str
     command: str
@@ -117,7 +120,7 @@ def run_missing(plan: Plan, results: Results, parallel: int, others: Iterable[Re
     if not missing:
         return 0
     for task in missing.values():
-        data_sets.prepare(plan.data, plan.runs, plan.shared, task.seed, task.part)
+        data_sets.prepare(plan.data, plan.runs, plan.shared, task.seed, task.part, task.prepare)
     threads = max(1, len(os.sched_getaffinity(0)) // parallel)
     with (
         tqdm.tqdm(total=len(missing), desc=f"{plan.name}, {plan.data}", unit=" runs") as bar,
@@ -148,8 +151,10 @@ def facts_of(plan: Plan) -> dict[str, Any]:
     """Returns what the data set says of itself that tables show: the best reachable metrics."""
     if data_sets.DATA[plan.data].is_per_seed:
         return {}
-    part = plan.experiment.variants[plan.experiment.baseline].part
-    directory = data_sets.prepare(plan.data, plan.runs, plan.shared, plan.seeds.start, part)
+    baseline = plan.experiment.variants[plan.experiment.baseline]
+    directory = data_sets.prepare(
+        plan.data, plan.runs, plan.shared, plan.seeds.start, baseline.part, baseline.prepare
+    )
     best = Samples.open(directory).manifest.info.get("best_reachable")
     return {"best_reachable": best} if best else {}
 
@@ -193,7 +198,8 @@ def _tasks(plan: Plan) -> Iterator[_Task]:
             settings = data.settings_of(variant.family)
             starts = [] if variant.is_scratch else [variant.after, *variant.members]
             after = [done[start, seed] for start in starts if start]
-            dataset = str(data.directory(plan.runs, plan.data, seed, variant.part))
+            of_data = (seed, variant.part, variant.prepare)
+            dataset = str(data.directory(plan.runs, plan.data, *of_data))
             if variant.members:
                 members = {name: done[name, seed].job for name in variant.members}
                 config = _together(members, variant, settings, dataset, seed)
@@ -206,7 +212,7 @@ def _tasks(plan: Plan) -> Iterator[_Task]:
                 )
             facts = [
                 _facts_of(config),
-                data.flags(None, seed, variant.part),
+                data.flags(None, *of_data),
                 data.segment_steps,
                 data.new_item_impressions,
                 plan.experiment.measures_test,
@@ -226,6 +232,7 @@ def _tasks(plan: Plan) -> Iterator[_Task]:
                 variant=name,
                 seed=seed,
                 part=variant.part,
+                prepare=variant.prepare,
                 after=tuple(start.key for start in after),
                 digest=digest,
                 command=_command(job),

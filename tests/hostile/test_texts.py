@@ -14,10 +14,11 @@ from amstf.errors import AmstfError, ConfigError, SampleError, SchemaError
 from amstf.schema import Schema
 from launch import flag_values, tf_config
 from launch.datasets import movielens
+from launch.json_files import read_json
 from launch.kubernetes import plain
 from launch.kubernetes.job_config import JobConfig
 from launch.local_cluster import parse_cluster
-from launch.run_directory import RunConfig, RunDirectory, read_json
+from launch.run_directory import RunConfig, RunDirectory
 from launch.step_logger import History
 from launch.store_servers import servers_of
 from tests.amstf.data.conftest import SCHEMA, write_samples

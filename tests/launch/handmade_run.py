@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from amstf.data import Samples
 from launch.click_model import make_model
-from launch.run_directory import RunConfig, RunDirectory, write_json
+from launch.json_files import write_json
+from launch.run_directory import RunConfig, RunDirectory
 
 FLAGS = ("--model=embedding_mlp", "--hidden=8", "--batch_size=64", "--epochs=2")
 

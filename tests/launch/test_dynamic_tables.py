@@ -55,7 +55,7 @@ def test_no_limit_is_as_before_and_too_small_a_one_is_refused(model):
     user = named_dynamic_embeddings(model)["table_user"]
     user(tf.constant([3], tf.int64), training=True)
     assert user.get_config()["limit"]["bytes"] == user.options.limit.bytes > 0
-    with pytest.raises(ConfigError, match="the table has 1 rows; limit it before it gets some"):
+    with pytest.raises(ConfigError, match="the table has 1 rows; choose its limit before it gets"):
         user.table.limit_to(TableLimit())
 
 

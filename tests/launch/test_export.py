@@ -18,8 +18,9 @@ from amstf.export import export
 from amstf.schema import Field, Schema
 from launch.click_model import image_width, load_run, make_model, open_stores, open_stores_of
 from launch.export_check import check_export, first_records
+from launch.json_files import write_json
 from launch.model_card import CARD_JSON, CARD_MARKDOWN
-from launch.run_directory import RunConfig, RunDirectory, write_json
+from launch.run_directory import RunConfig, RunDirectory
 from tests.exports import FEATURES, ROOT, sample, write_dataset, write_store
 from tests.helpers import CLICK_SCHEMA
 

@@ -75,6 +75,10 @@ def test_an_existing_data_set_needs_overwrite(made):
             "error: criteo needs --source; see python -m launch.prepare --help",
         ),
         (["avazu", "--out=x", "--source=f", "--pca=3"], "error: --pca has no meaning for avazu"),
+        (
+            ["criteo", "--out=x", "--source=f", "--dynamic", "--min_count=3"],
+            "error: --min_count has no meaning with --dynamic, by which each value has a row of",
+        ),
         (["criteo", "--out=x", "--source=docs"], "error: docs is not a file; --source names the"),
         (["synthetic", "--out=x", "--render=y", "--pca=3"], "error: --pca is about features of im"),
         (

@@ -8,14 +8,17 @@ import pytest
 import tensorflow as tf
 
 from amstf.errors import ConfigError
+from amstf.layers import named_dynamic_embeddings
 from amstf.schema import Field, Schema
 from launch import warm_start
 from launch.click_model import make_model, open_stores
 from launch.run_directory import RunDirectory
+from launch.training import Training
 from tests.exports import write_dataset
 from tests.helpers import CLICK_SCHEMA
 from tests.launch.test_click_model import CONFIG
 from tests.launch.training_program import report_of, train
+from tests.models.test_dynamic_fields import dynamic
 
 FIELDS = CLICK_SCHEMA.fields
 MORE_IDS = Schema(
@@ -174,6 +177,78 @@ def test_what_cannot_be_extended_is_named(samples, tmp_path, there, here, messag
     source = a_run(tmp_path / "old", samples, 0.5, model=there)
     with pytest.raises(ConfigError, match=message):
         started(samples, warm_start=source, warm_start_mode="extend", **here)
+
+
+@pytest.fixture(scope="module")
+def dynamic_samples(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("dynamic") / "data"
+    return write_dataset(directory, split="train", schema=dynamic(CLICK_SCHEMA))
+
+
+def rows_of(model):
+    """Table -> id -> weights and slots."""
+    return {
+        name: {
+            int(row_id): values.tolist()
+            for _, page in layer.table.pages()
+            for row_id, values in zip(page.ids.numpy(), page.values.numpy(), strict=True)
+        }
+        for name, layer in named_dynamic_embeddings(model).items()
+    }
+
+
+@pytest.mark.parametrize("mode", ["full", "partial"])
+def test_rows_of_an_increment_are_read_with_what_it_adds_to(dynamic_samples, tmp_path, mode):
+    run = RunDirectory(tmp_path / "old")
+    asked = config(
+        dynamic_samples, model="embedding_mlp", batch_size=4, full_checkpoint_every=9,
+        eviction=("unseen_steps=3",),
+    )  # fmt: skip
+    training = Training(run, asked, segment_steps=2, validation="none")
+    training.execute()
+    newest = tf.train.latest_checkpoint(str(run.checkpoints))
+    names = [name for name, _ in tf.train.list_variables(newest)]
+    assert any(name.endswith("increment_parent") for name in names)
+    wanted = rows_of(training._model)
+    assert all(len(rows) > 5 for rows in wanted.values())
+
+    changes = {"warm_start": str(run.path), "warm_start_mode": mode}
+    now = config(dynamic_samples, model="embedding_mlp", **changes)
+    model = make_model(now, dynamic_samples.schema, {})
+    warm_start.apply(model, dynamic_samples.schema, now)
+    if mode == "full":
+        # Moments are of other data, as those of all weights.
+        width = 2
+        assert rows_of(model) == {
+            name: {row_id: values[:width] for row_id, values in rows.items()}
+            for name, rows in wanted.items()
+        }
+        assert all(len(v) == 3 * width for rows in wanted.values() for v in rows.values())
+        new = Training(RunDirectory(tmp_path / "new"), now, segment_steps=2, validation="none")
+        new.execute()
+        assert all(len(v) == 3 * width for r in rows_of(new._model).values() for v in r.values())
+    else:
+        assert all(rows == {} for rows in rows_of(model).values())
+    same = [
+        np.array_equal(one, other)
+        for one, other in zip(model.get_weights(), training._model.get_weights(), strict=True)
+    ]
+    # The table of users has a vocabulary.
+    assert same.count(False) == (mode == "partial")
+
+
+def test_partial_reads_a_run_with_a_vocabulary_into_one_without(samples, tmp_path):
+    source = a_run(tmp_path / "old", samples, 0.5)
+    schema = dynamic(CLICK_SCHEMA)
+    changed, said = started(samples, schema, warm_start=source)
+    assert "warm start (partial)" in said
+    assert {name for name, read in changed.items() if not read} == {
+        "id_embedding/table_user/embeddings:0",
+        "id_embedding/table_item/anchor:0",
+        "id_embedding/table_words/anchor:0",
+    }
+    with pytest.raises(ConfigError, match=r"other ids and fields .*differing: liked, words, item"):
+        started(samples, schema, warm_start=source, warm_start_mode="full")
 
 
 def test_a_run_that_is_not_there_is_named_with_the_flag(samples, tmp_path):

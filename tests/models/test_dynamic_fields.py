@@ -10,7 +10,23 @@ from amstf.errors import SchemaError
 from amstf.layers import dynamic_embeddings, follow_tables
 from amstf.optimizers import Adam
 from amstf.schema import WEIGHTED_SPARSE, Field, Schema
-from models import DeepFm, EmbeddingMlp, IdRegularization
+from amstf.store import ImageStore, ImageStoreWriter
+from models import (
+    Dcn,
+    DcnV2,
+    DeepFm,
+    Dicm,
+    Din,
+    EmbeddingMlp,
+    FiBiNet,
+    IdRegularization,
+    LogisticRegression,
+    MutualLearning,
+    Pnn,
+    TwoTower,
+    build,
+    image_tower,
+)
 from models.id_embedding import IdEmbedding
 from tests.helpers import CLICK_SCHEMA, ragged, random_batch, tensors
 
@@ -68,16 +84,57 @@ def test_a_model_learns_ids_that_no_vocabulary_foresaw():
     np.testing.assert_array_equal(copy({"x": ids}), model({"x": ids}))
 
 
-def test_models_of_field_interactions_take_them():
-    schema = dynamic(Schema(tuple(
-        dataclasses.replace(field, embedding_width=2) if field.kind.endswith("sparse") else field
-        for field in CLICK_SCHEMA.fields
-    )))  # fmt: skip
-    model = DeepFm(schema, hidden=(4,))
-    batch = tensors(random_batch(CLICK_SCHEMA, 8, 4))
-    assert model(batch, training=True).shape == (8, 1)
-    (item, words) = sorted(dynamic_embeddings(model), key=lambda layer: layer.name)
-    assert item.table.counters()["rows"] and words.table.counters()["rows"]
+MODELS = {
+    "lr": lambda schema, images: LogisticRegression(schema),
+    "embedding_mlp": lambda schema, images: EmbeddingMlp(schema, hidden=(4,)),
+    "din": lambda schema, images: Din(schema, hidden=(4,)),
+    "dicm": lambda schema, images: Dicm(schema, **images),
+    "dicm on din": lambda schema, images: Dicm(schema, base=Din, **images),
+    "two towers": lambda schema, images: TwoTower(schema, hidden=(4, 2), **images),
+    "deepfm": lambda schema, images: DeepFm(schema, hidden=(4,)),
+    "dcn": lambda schema, images: Dcn(schema, hidden=(4,)),
+    "dcn_v2": lambda schema, images: DcnV2(schema, hidden=(4,)),
+    "pnn": lambda schema, images: Pnn(schema, hidden=(4,)),
+    "fibinet": lambda schema, images: FiBiNet(schema, hidden=(4,)),
+    "mutual": lambda schema, images: MutualLearning(
+        {"lr": LogisticRegression(schema), "deepfm": DeepFm(schema), "dicm": Dicm(schema, **images)}
+    ),
+}
+SAME_WIDTH = Schema(tuple(
+    dataclasses.replace(field, embedding_width=2) if field.kind.endswith("sparse") else field
+    for field in CLICK_SCHEMA.fields
+))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "images.h5"
+    with ImageStoreWriter(path, width=6) as writer:
+        writer.write(
+            np.arange(30), np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
+        )
+    return ImageStore.open(path)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_learns_them(name, store):
+    schema = dynamic(SAME_WIDTH)
+    images = {"images": store, "embedding_model": image_tower((4, 2)), "aggregator": "mean"}
+    model = build(MODELS[name](schema, images), schema)
+    model.compile(Adam(0.01), "binary_crossentropy")
+    inputs = tensors(random_batch(CLICK_SCHEMA, 16, 4))
+    clicks = tf.cast(tf.range(16) % 2, tf.float32)[:, None]
+    data = tf.data.Dataset.from_tensors((inputs, clicks)).repeat(20)
+    layers = dynamic_embeddings(model)
+    members = getattr(model, "members", {name: model})
+    # One for items, one for words, in each model by itself.
+    assert len({layer.table._name for layer in layers}) >= 2 * len(members)
+    losses = model.fit(data, epochs=2, verbose=0).history["loss"]
+    assert np.all(np.isfinite(losses)) and losses[1] < losses[0]
+    for layer in layers:
+        counted = layer.table.counters()
+        assert counted["rows"] > 3 and counted["rows_updated"] >= 10 * counted["rows"], layer.name
+    assert np.all(np.isfinite(model.predict(inputs, verbose=0)))
 
 
 def test_what_a_vocabulary_is_needed_for_is_refused():

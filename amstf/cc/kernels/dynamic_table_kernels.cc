@@ -296,6 +296,28 @@ class DynamicImportOp : public TableKernel {
   }
 };
 
+class DynamicFilterOp : public TableKernel {
+  using TableKernel::TableKernel;
+
+  absl::Status Run(OpKernelContext* ctx, DynamicTable& table) override {
+    const std::vector<uint8_t> counters = table.ExportFilter();
+    Tensor* out = nullptr;
+    TF_RETURN_IF_ERROR(ctx->allocate_output(0, {static_cast<int64_t>(counters.size())}, &out));
+    std::copy(counters.begin(), counters.end(), out->flat<uint8_t>().data());
+    return absl::OkStatus();
+  }
+};
+
+class DynamicMergeFilterOp : public TableKernel {
+  using TableKernel::TableKernel;
+
+  absl::Status Run(OpKernelContext* ctx, DynamicTable& table) override {
+    TF_RETURN_IF_ERROR(WantRank(ctx, 1, "counters", 1));
+    const Tensor& counters = ctx->input(1);
+    return table.MergeFilter({counters.flat<uint8_t>().data(), size_t(counters.NumElements())});
+  }
+};
+
 class DynamicClearOp : public TableKernel {
   using TableKernel::TableKernel;
 
@@ -315,6 +337,8 @@ REGISTER(DynamicCounters);
 REGISTER(DynamicEvict);
 REGISTER(DynamicExport);
 REGISTER(DynamicImport);
+REGISTER(DynamicFilter);
+REGISTER(DynamicMergeFilter);
 REGISTER(DynamicClear);
 #undef REGISTER
 

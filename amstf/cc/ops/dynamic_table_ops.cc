@@ -234,6 +234,38 @@ rule: the optimizer of the rows; it becomes that of the table if that has none.
 initial_accumulator: what the first slot of a new row begins with.
 )doc");
 
+REGISTER_OP("AmsDynamicFilter")
+    .Input("handle: resource")
+    .Output("counters: uint8")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) {
+      TF_RETURN_IF_ERROR(WantScalars(c, {0}));
+      c->set_output(0, c->Vector(c->UnknownDim()));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Copies what the admission filter of a table has counted.
+
+handle: the table.
+counters: [n], one for each byte of the filter; empty if ids are not counted.
+)doc");
+
+REGISTER_OP("AmsDynamicMergeFilter")
+    .Input("handle: resource")
+    .Input("counters: uint8")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle counters;
+      TF_RETURN_IF_ERROR(WantScalars(c, {0}));
+      return c->WithRank(c->input(1), 1, &counters);
+    })
+    .Doc(R"doc(
+Takes what another filter has counted: of each counter and its own the greater one.
+
+handle: the table.
+counters: [n], of a filter of the same size.
+)doc");
+
 REGISTER_OP("AmsDynamicClear")
     .Input("handle: resource")
     .Input("clock: int64")

@@ -35,4 +35,12 @@ uint32_t CountingFilter::Add(int64_t id, int64_t sights) {
   return count;
 }
 
+void CountingFilter::Merge(absl::Span<const uint8_t> counters) {
+  used_ = 0;
+  for (size_t i = 0; i < counters_.size(); ++i) {
+    counters_[i] = std::max(counters_[i], counters[i]);
+    used_ += counters_[i] != 0;
+  }
+}
+
 }  // namespace amstf

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/types/span.h"
+
 namespace amstf {
 
 // A counting Bloom filter of 8-bit counters. What it says of an id is never less than the truth
@@ -20,6 +22,11 @@ class CountingFilter {
   int64_t bytes() const { return static_cast<int64_t>(counters_.size()); }
   // Counters that are not 0: the more, the more ids are taken for others.
   int64_t used() const { return used_; }
+
+  absl::Span<const uint8_t> counters() const { return counters_; }
+  // Takes the greater one of each counter and another filter's of the same size, so that no id has
+  // a count below the greater one that it had in the two.
+  void Merge(absl::Span<const uint8_t> counters);
 
  private:
   std::vector<uint8_t> counters_;

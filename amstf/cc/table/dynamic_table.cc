@@ -30,11 +30,14 @@ absl::Status OtherRule(const RowRule& rule, const RowRule& wanted) {
 }  // namespace
 
 DynamicTable::DynamicTable(const DynamicTableOptions& options) : options_(options) {
-  const int64_t filter = options.admit_after > 1 ? options.filter_bytes : 0;
   for (int i = 0; i < kNumShards; ++i) {
-    shards_.push_back(
-        std::make_unique<TableShard>(options_, (filter + kNumShards - 1) / kNumShards, totals_));
+    shards_.push_back(std::make_unique<TableShard>(options_, FilterBytesOfShard(), totals_));
   }
+}
+
+int64_t DynamicTable::FilterBytesOfShard() const {
+  const int64_t bytes = options_.admit_after > 1 ? options_.filter_bytes : 0;
+  return (bytes + kNumShards - 1) / kNumShards;
 }
 
 DynamicTable::Plan DynamicTable::Route(absl::Span<const int64_t> ids) {
@@ -119,6 +122,24 @@ absl::Status DynamicTable::Import(const TablePageView& page, const RowRule& rule
     const int32_t count = plan.begins[s + 1] - plan.begins[s];
     shards_[s]->Import(page, rule.num_slots, {plan.places.data() + plan.begins[s], size_t(count)});
   }
+  return absl::OkStatus();
+}
+
+std::vector<uint8_t> DynamicTable::ExportFilter() const {
+  std::vector<uint8_t> counters;
+  counters.reserve(FilterBytesOfShard() * kNumShards);
+  for (const auto& shard : shards_) shard->ExportFilter(&counters);
+  return counters;
+}
+
+absl::Status DynamicTable::MergeFilter(absl::Span<const uint8_t> counters) {
+  const int64_t bytes = FilterBytesOfShard();
+  if (static_cast<int64_t>(counters.size()) != bytes * kNumShards) {
+    return absl::InvalidArgumentError(absl::StrCat("counters has ", counters.size(),
+                                                   " elements; wanted those of a filter of ",
+                                                   bytes * kNumShards, " bytes"));
+  }
+  for (int s = 0; s < kNumShards; ++s) shards_[s]->MergeFilter(counters.subspan(s * bytes, bytes));
   return absl::OkStatus();
 }
 

@@ -71,6 +71,12 @@ class DynamicTable {
   // rule, InvalidArgument if the page has not the values of the rule.
   absl::Status Import(const TablePageView& page, const RowRule& rule);
 
+  // What the admission filter has counted; empty if ids are not counted.
+  std::vector<uint8_t> ExportFilter() const;
+  // Takes what the filter of a table with the same options has counted, beside what this one has.
+  // InvalidArgument if it is of another size.
+  absl::Status MergeFilter(absl::Span<const uint8_t> counters);
+
   // Removes rows; returns how many. InvalidArgument if the limit makes no sense.
   absl::StatusOr<int64_t> Evict(Eviction eviction, double limit);
 
@@ -81,6 +87,7 @@ class DynamicTable {
 
  private:
   int64_t KeepRows(int64_t rows, bool by_sights);
+  int64_t FilterBytesOfShard() const;
 
   const DynamicTableOptions options_;
   TableTotals totals_;

@@ -183,6 +183,40 @@ void TheFilterNeverCountsTooFew() {
   Expect(filter.Add(5, 1) == 255, "full counters stay full");
 }
 
+void WhatTheFilterCountedCanMove() {
+  DynamicTableOptions options = Options();
+  options.admit_after = 3;
+  options.filter_bytes = 1 << 16;
+  DynamicTable one(options), other(options), both(options);
+  Lookup(one, {5, 6}, true, {2, 1});
+  Lookup(other, {7, 6}, true, {2, 2});
+  Expect(both.MergeFilter(one.ExportFilter()).ok(), "merged");
+  Expect(both.MergeFilter(other.ExportFilter()).ok(), "merged");
+  Expect(both.Counters()[kFilterUsed] == 3 * 4, "three ids, four counters each");
+  Lookup(both, {5, 6, 7, 8});
+  Expect(IdsOf(both) == std::set<int64_t>({5, 6, 7}), "each goes on where it was seen most");
+  DynamicTable all(Options());
+  Expect(all.ExportFilter().empty() && all.MergeFilter({}).ok(), "nothing is counted");
+  Expect(all.MergeFilter({1}).code() == absl::StatusCode::kInvalidArgument, "another size");
+}
+
+void ManyIdsOfABlockAreFound() {
+  // So many that in the index other ids have the same 7 bits.
+  DynamicTable table(Options(1, 0));
+  const Ids ids = Range(0, 200000);
+  Lookup(table, ids);
+  Values gradients(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) gradients[i] = -static_cast<float>(i);
+  Expect(Apply(table, SgdStep{1}, ids, gradients).ok(), "applied");
+  Ids asked = Range(-100000, 300000);
+  const Values rows = Lookup(table, asked, false);
+  bool good = true;
+  for (size_t i = 0; i < asked.size(); ++i) {
+    good &= rows[i] == (asked[i] >= 0 && asked[i] < 200000 ? asked[i] : 0);
+  }
+  Expect(good, "each has its own row, others none");
+}
+
 void AdmissionWithAProbability() {
   DynamicTableOptions options = Options(1);
   options.admit_probability = 0.25;
@@ -362,6 +396,8 @@ int main() {
   amstf::RowsGetTheSlotsOfTheFirstRule();
   amstf::AnIdIsAdmittedAfterSoManySights();
   amstf::TheFilterNeverCountsTooFew();
+  amstf::WhatTheFilterCountedCanMove();
+  amstf::ManyIdsOfABlockAreFound();
   amstf::AdmissionWithAProbability();
   amstf::RowsDieUnseen();
   amstf::SmallRowsDie();

@@ -9,10 +9,9 @@ namespace {
 
 constexpr int kSamples = 8;     // Rows that are compared to find one that must go.
 constexpr int kMostDraws = 64;  // Places that are looked at to find so many.
-constexpr size_t kAhead = 8;    // Ids whose place in the index is fetched beforehand.
 constexpr size_t kBlock = 32;   // Ids that are found together.
-constexpr int64_t kFloatsOfLine = 16;
-constexpr int64_t kMostPrefetched = 8 * kFloatsOfLine;
+constexpr int64_t kLine = 64;   // Bytes of a cache line.
+constexpr int64_t kMostPrefetched = 8 * kLine;
 constexpr uint64_t kDraws = 0x8EBC6AF09C88C6E3ull;
 
 // What abseil's set of 4-byte values takes for so many places: a byte of control for each, and a
@@ -28,12 +27,12 @@ uint32_t Saturated(int64_t value) {
   return static_cast<uint32_t>(std::clamp<int64_t>(value, 0, UINT32_MAX));
 }
 
-// Asks for the memory behind the first line of a row, which is there when the row was found.
-void Prefetch(const float* values, int64_t count) {
-  for (int64_t i = kFloatsOfLine; i < std::min<int64_t>(count + kFloatsOfLine, kMostPrefetched);
-       i += kFloatsOfLine) {
-    __builtin_prefetch(values + i);
-  }
+// Asks for the memory from `first` to before `end`.
+void Prefetch(const void* first, const void* end) {
+  const char* begin = static_cast<const char*>(first);
+  const int64_t bytes = std::min<int64_t>(static_cast<const char*>(end) - begin, kMostPrefetched);
+  for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(begin + i);
+  __builtin_prefetch(begin + bytes - 1);
 }
 
 }  // namespace
@@ -53,21 +52,15 @@ void TableShard::Lookup(const RowLookup& lookup, Places places) {
   int64_t found = 0, asked = 0;
   std::array<uint32_t, kBlock> rows;
   std::lock_guard<std::mutex> lock(mutex_);
-  // All places of a block are found before any is used: so the waits for memory overlap.
   for (size_t begin = 0; begin < places.size(); begin += kBlock) {
     const Places block = places.subspan(begin, kBlock);
-    for (int32_t place : places.subspan(begin + block.size(), kBlock)) {
-      index_.prefetch(lookup.ids[place]);
-    }
+    FindBlock(lookup.ids, block, places.subspan(begin + block.size(), kBlock), options_.width,
+              rows.data());
     for (size_t i = 0; i < block.size(); ++i) {
-      const int64_t id = lookup.ids[block[i]];
-      rows[i] = id == kNoId ? RowArena::kNone : Find(id);
-      asked += id != kNoId;
+      asked += lookup.ids[block[i]] != kNoId;
       found += rows[i] != RowArena::kNone;
-      if (rows[i] == RowArena::kNone) continue;
-      Prefetch(arena_.Values(rows[i]), options_.width);
       // At once, or the row could make place for another of this block.
-      if (lookup.training) See(rows[i], lookup, block[i]);
+      if (lookup.training && rows[i] != RowArena::kNone) See(rows[i], lookup, block[i]);
     }
     for (size_t i = 0; i < block.size(); ++i) FillRow(lookup, block[i], rows[i]);
   }
@@ -111,14 +104,15 @@ void TableShard::Apply(const RowStep& step, absl::Span<const int64_t> ids, const
   std::lock_guard<std::mutex> lock(mutex_);
   found_.clear();
   if (rule_.name == RuleOf(step).name) {
-    for (size_t i = 0; i < places.size(); ++i) {
-      if (i + kAhead < places.size()) index_.prefetch(ids[places[i + kAhead]]);
-      const int64_t id = ids[places[i]];
-      const uint32_t row = Find(id);
-      without_id += id == kNoId;
-      if (row != RowArena::kNone) {
-        Prefetch(arena_.Values(row), num_values());
-        found_.push_back(static_cast<uint64_t>(row) << 32 | static_cast<uint32_t>(places[i]));
+    std::array<uint32_t, kBlock> rows;
+    for (size_t begin = 0; begin < places.size(); begin += kBlock) {
+      const Places block = places.subspan(begin, kBlock);
+      FindBlock(ids, block, places.subspan(begin + block.size(), kBlock), num_values(),
+                rows.data());
+      for (size_t i = 0; i < block.size(); ++i) {
+        without_id += ids[block[i]] == kNoId;
+        if (rows[i] == RowArena::kNone) continue;
+        found_.push_back(static_cast<uint64_t>(rows[i]) << 32 | static_cast<uint32_t>(block[i]));
       }
     }
   }
@@ -221,9 +215,35 @@ int64_t TableShard::filter_used() const {
   return filter_.used();
 }
 
+void TableShard::ExportFilter(std::vector<uint8_t>* counters) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const absl::Span<const uint8_t> own = filter_.counters();
+  counters->insert(counters->end(), own.begin(), own.end());
+}
+
+void TableShard::MergeFilter(absl::Span<const uint8_t> counters) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  filter_.Merge(counters);
+}
+
 uint32_t TableShard::Find(int64_t id) const {
   const auto found = index_.find(id);
   return found == index_.end() ? RowArena::kNone : *found;
+}
+
+void TableShard::FindBlock(absl::Span<const int64_t> ids, Places block, Places next, int64_t values,
+                           uint32_t* rows) const {
+  for (int32_t place : next) index_.prefetch(ids[place]);
+  for (size_t i = 0; i < block.size(); ++i) {
+    const auto guess = index_.find(Guess{ids[block[i]]});
+    rows[i] = guess == index_.end() ? RowArena::kNone : *guess;
+    if (rows[i] == RowArena::kNone) continue;
+    Prefetch(&arena_.Header(rows[i]), arena_.Values(rows[i]) + values);
+  }
+  for (size_t i = 0; i < block.size(); ++i) {
+    const int64_t id = ids[block[i]];
+    if (rows[i] != RowArena::kNone && arena_.Header(rows[i]).id != id) rows[i] = Find(id);
+  }
 }
 
 uint32_t TableShard::Admit(int64_t id, int64_t sights, const Moment& now) {

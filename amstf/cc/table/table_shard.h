@@ -99,12 +99,21 @@ class TableShard {
   void Clear();
 
   int64_t filter_used() const;
+  // Adds what the filter has counted to the end.
+  void ExportFilter(std::vector<uint8_t>* counters) const;
+  // Takes what a filter of the same size has counted, beside what this one has.
+  void MergeFilter(absl::Span<const uint8_t> counters);
 
  private:
+  // An id whose row is not to be read: equal to the first row that the 7 bits in the index allow.
+  struct Guess {
+    int64_t id;
+  };
   struct Hash {
     using is_transparent = void;
     const RowArena* arena;
     size_t operator()(int64_t id) const { return Mix(static_cast<uint64_t>(id)); }
+    size_t operator()(Guess guess) const { return (*this)(guess.id); }
     size_t operator()(uint32_t row) const { return (*this)(arena->Header(row).id); }
   };
   struct Equal {
@@ -113,12 +122,19 @@ class TableShard {
     bool operator()(uint32_t one, uint32_t other) const { return one == other; }
     bool operator()(uint32_t row, int64_t id) const { return arena->Header(row).id == id; }
     bool operator()(int64_t id, uint32_t row) const { return (*this)(row, id); }
+    bool operator()(uint32_t, Guess) const { return true; }
+    bool operator()(Guess, uint32_t) const { return true; }
   };
   // Numbers of rows, by the id that is written in the row.
   using Index = absl::flat_hash_set<uint32_t, Hash, Equal>;
 
   // All below need mutex_.
   uint32_t Find(int64_t id) const;
+  // Finds the rows of a block of ids, kNone for those without, and asks for the memory of their
+  // first `values` floats: all are asked for before one is read, so that the waits for memory
+  // overlap. Of the ids of the `next` block it asks for their places in the index.
+  void FindBlock(absl::Span<const int64_t> ids, Places block, Places next, int64_t values,
+                 uint32_t* rows) const;
   // Notes that the id of a row, at a place of a lookup, is seen.
   void See(uint32_t row, const RowLookup& lookup, int32_t place);
   // Writes the row of the id at a place; in training, the id is admitted if it has none.

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from amstf.dynamic import (
     UNFINISHED_FILES,
+    Admission,
     DynamicTable,
     IncrementalCheckpoints,
     TableLimit,
@@ -156,6 +157,42 @@ def test_another_checkpoint_in_the_place_of_the_parent_is_seen(tmp_path):
     saver_of(other, tmp_path, 10).save(1)
     with pytest.raises(checkpoints.CheckpointError, match=r"ckpt-2 is not whole \(.*ckpt-1 is not"):
         checkpoints.restore(tf.train.Checkpoint(table=table()), increment)
+
+
+def counting(filter_bytes=6400):
+    return DynamicTable(TableOptions(4, admission=Admission(after=3, filter_bytes=filter_bytes)))
+
+
+def test_sights_of_ids_without_a_row_are_in_full_checkpoints(tmp_path):
+    one = counting()
+    saver = saver_of(one, tmp_path, 10)
+    see(one, [1, 2], 1)
+    see(one, [1], 2)
+    full = saver.save()
+    see(one, [2, 3], 3)
+    increment = saver.save()
+    assert size(increment) < 4000 < size(full)
+    for path in (full, increment):
+        copy = counting()
+        see(copy, [8, 8, 8], 1)  # Restoring forgets it.
+        tf.train.Checkpoint(table=copy).restore(path).assert_consumed()
+        assert rows_of(copy) == {}
+        see(copy, [1, 2, 8], 4)
+        # That 2 was seen a second time came after the full one.
+        assert set(rows_of(copy)) == {1}
+        see(copy, [2], 5)
+        assert set(rows_of(copy)) == {1, 2}
+    # Of another size, or none: ids begin again, or need no sights.
+    other = counting(filter_bytes=12800)
+    tf.train.Checkpoint(table=other).restore(full).assert_consumed()
+    see(other, [1], 4)
+    assert rows_of(other) == {} and 1 <= other.counters()["filter_counters_used"] <= 4
+    see(copy := restored(full), [1], 4)
+    assert set(rows_of(copy)) == {1}
+    none = table()
+    tf.train.Checkpoint(table=counting()).restore(
+        tf.train.Checkpoint(table=none).save(tmp_path / "none")
+    ).assert_consumed()
 
 
 def test_what_was_cleared_or_is_asked_for_is_saved_in_full(tmp_path):

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from amstf.config import AmsConfig
-from amstf.dynamic import IncrementalCheckpoints
+from amstf.dynamic import Admission, IncrementalCheckpoints
 from amstf.layers import DynamicEmbedding
 from amstf.optimizers import SGD, Adam
 from amstf.strategy import AdvancedModelServerStrategy
@@ -67,6 +67,26 @@ def rows_of(layer):
 
 def restore(model, optimizer, path):
     tf.train.Checkpoint(model=model, optimizer=optimizer).restore(path).expect_partial()
+
+
+def sights(strategy, directory):
+    """Ids that three servers have seen twice of three times get rows on three, two and none."""
+    admission = Admission(after=3, filter_bytes=1 << 16)
+    with strategy.scope():
+        written, same, fewer = (
+            DynamicEmbedding(3, admission=admission, servers=servers)
+            for servers in (None, None, (0, 2))
+        )
+    ids = tf.constant(IDS, tf.int64)
+    for seen in (ids, ids[:40]):
+        written.table.lookup(seen, True)
+    path = tf.train.Checkpoint(ids=written).write(os.path.join(directory, "sights"))
+    rows = []
+    for layer in (same, fewer, DynamicEmbedding(3, admission=admission)):
+        tf.train.Checkpoint(ids=layer).restore(path)
+        layer.table.lookup(ids, True)
+        rows.append(layer.table.counters()["rows"])
+    return rows
 
 
 def increments(strategy, directory):
@@ -134,6 +154,7 @@ def main(local_path: str, cluster_path: str) -> None:
     )
     compare("rows on two of the servers", rows_of(layer), rows_of(local_layer))
 
+    report["sights"] = sights(strategy, os.path.dirname(cluster_path))
     report["increments"] = increments(strategy, os.path.dirname(cluster_path))
 
     coordinator = tf.distribute.coordinator.ClusterCoordinator(plain)

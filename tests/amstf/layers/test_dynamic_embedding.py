@@ -348,6 +348,7 @@ def test_on_a_cluster_as_in_one_process(tmp_path):
     assert report["rows_by_server"] and min(report["rows_by_server"]) > 5, report
     assert report["async"] == [-60.0], report
     assert report["sync"] == [-20.0], report
+    assert report["sights"] == [40, 40, 40], report
     assert report["increments"] == {"evicted": 15, "rows": [45, 45], "worst": 0}, report
     # What three servers wrote goes into one process.
     copy_layer, copy = small_model()

@@ -180,6 +180,19 @@ def test_pages_hold_each_row_once_and_move_a_table():
     assert counters(other)["rows"] == 0 and counters(other)["clock"] == 17
 
 
+def test_what_a_filter_counted_moves():
+    one, other = (table(2, admit_after=3, filter_bytes=6400) for _ in range(2))
+    ops.dynamic_lookup(one, ids_of([4, 5]), True, [2, 1])
+    counted = ops.dynamic_filter(one)
+    assert counted.shape == [6400] and sorted(set(counted.numpy())) == [0, 1, 2]
+    ops.dynamic_merge_filter(other, counted)
+    np.testing.assert_array_equal(ops.dynamic_filter(other), counted)
+    assert counters(other)["filter_counters_used"] == counters(one)["filter_counters_used"]
+    ops.dynamic_lookup(other, ids_of([4, 5]), True)
+    assert ops.dynamic_export(other).ids.numpy().tolist() == [4]
+    assert ops.dynamic_filter(table(2)).shape == [0]
+
+
 def test_limits_hold():
     handle = table(4, max_rows=10, at_limit="refuse")
     ops.dynamic_lookup(handle, tf.range(100, dtype=tf.int64), True)
@@ -216,6 +229,10 @@ def test_limits_hold():
             ids_of([1]), tf.zeros([1, 4]), tf.zeros([1, 3], tf.int64), "adan", 0.1)),
          "Invalid", "rule is 'adan'"),
         (lambda t: table(2, admit_after=2), "Invalid", "needs a filter"),
+        (lambda t: ops.dynamic_merge_filter(t, tf.zeros([3], tf.uint8)), "Invalid",
+         "counters has 3 elements; wanted those of a filter of 0 bytes"),
+        (lambda t: ops.dynamic_merge_filter(t, tf.zeros([3, 1], tf.uint8)), "Invalid",
+         "counters must be of rank 1"),
         (lambda t: table(2, initializer="normal"), "Invalid", "initializer_values has 1 values"),
     ],
 )  # fmt: skip

@@ -123,6 +123,8 @@ KNOWN = {
             [],
         ),
     ],
+    "AmsDynamicFilter": [((HANDLE,), {}, [[None]])],
+    "AmsDynamicMergeFilter": [((HANDLE, (tf.uint8, [5])), {}, [])],
     "AmsDynamicClear": [((HANDLE, (tf.int64, [])), {}, [])],
     "AmsMeeting": [((), {}, [[]])],
     "AmsJoin": [

@@ -7,9 +7,11 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from amstf.data import Samples
 from amstf.errors import ConfigError, SampleError
+from amstf.layers import DynamicEmbedding
 from launch.datasets import click_log, log_files
 from launch.datasets.avazu import AVAZU
 from launch.datasets.click_log import ClickLogConfig
@@ -111,6 +113,23 @@ def test_hashing_counts_nothing_and_is_that_of_fields(source, tmp_path):
         value = ["a", "b", f"rare{k}", ""][k % 4]
         assert row["C1"] == hash_ids([value], 50)[0]
     assert json.loads((tmp_path / "data" / "columns.json").read_text())["C1"] == {"hash_size": 50}
+
+
+def test_dynamic_values_have_an_id_each_as_strings_have_in_the_layer(source, tmp_path):
+    splits = prepared(source, tmp_path / "data", dynamic=True)
+    schema = Samples.open(tmp_path / "data").schema
+    assert schema["C1"].dynamic and schema["I2"].kind == "dense"
+    rows = [row for split in splits.values() for row in split]
+    values = {k: ["a", "b", f"rare{k}", ""][k % 4] for k in range(ROWS)}
+    ids = {values[k]: int(np.ravel(row["C1"])[0]) for row in rows for k in numbered([row])}
+    assert len(set(ids.values())) == len(ids) == 3 + ROWS // 4
+    # A model that takes raw values when it serves finds the same rows.
+    layer = DynamicEmbedding(2)
+    by_id = layer(tf.constant([ids["a"], ids["rare2"]], tf.int64), training=True)
+    np.testing.assert_array_equal(layer(tf.constant(["a", "rare2"])), by_id)
+    assert layer.table.counters()["rows"] == 2
+    with pytest.raises(ConfigError, match="--dynamic with --hash_size=50: dynamic tables have a"):
+        ClickLogConfig(dynamic=True, hash_size=50)
 
 
 def test_folds_are_each_the_test_once(source, tmp_path):

@@ -82,6 +82,16 @@ def test_the_example_of_the_reference(tmp_path, prefix):
     np.testing.assert_array_equal(store.read(list(IMAGES)), list(IMAGES.values()))
 
 
+def test_dynamic_ids_are_kept_as_they_are(tmp_path, prefix):
+    lines = [EXAMPLE.replace("gkey0", f"gkey{k}") for k in range(60)]
+    config = CrossMediaConfig(label_threshold=0.03, image_ids=True, dynamic=True)
+    samples = prepare(tmp_path, lines, prefix, config)
+    dynamic = [field.name for field in samples.schema.fields if field.dynamic]
+    assert dynamic == ["user0", "user_img0_id", "ad_img0_id"]
+    assert all(samples.schema[name].embedding_width == 16 for name in dynamic)
+    assert everything(samples)[0]["user0"].tolist() == [206, 851]
+
+
 def test_groups_stay_together_and_nothing_is_lost(tmp_path, prefix):
     images = list(IMAGES)
     lines = random_lines(120, images)

@@ -134,6 +134,33 @@ def test_other_flags_are_other_data(tmp_path):
     assert SMALL.directory(tmp_path, "small", 0, "") == SMALL.directory(tmp_path, "small", 1, "")
 
 
+def test_a_variant_may_change_how_its_data_are_made():
+    log = data.DATA["criteo"]
+    changes = {"min_count": None, "dynamic": "true", "embedding_width": "4"}
+    flags = log.flags(None, 2, "", changes)
+    assert "--min_count=4" in log.flags(None, 2, "")
+    assert not any(flag.startswith("--min_count") for flag in flags)
+    assert [flag for flag in flags if "embedding_width" in flag] == ["--embedding_width=4"]
+    assert {"--dynamic=true", "--fold=2"} <= set(flags) and flags[0] == "criteo"
+
+
+@pytest.mark.slow
+def test_variants_without_vocabularies_are_compared_by_seed(tmp_path):
+    dynamic = dataclasses.replace(EXPERIMENTS["dynamic"], data=("small",))
+    asked = dataclasses.replace(plan(tmp_path), name="dynamic", experiment=dynamic)
+    results = Results(tmp_path / "dynamic-small.json")
+    assert runner.run_missing(asked, results, parallel=1) == 6
+    measures = {run["variant"]: run["measures"] for run in results.runs}
+    assert set(measures) == set(dynamic.variants)
+    assert all(0 < measured["auc"] < 1 for measured in measures.values())
+    commands = {run["variant"]: run["command"] for run in results.runs}
+    assert "--admission=after=4" in commands["ids, dynamic, after 4 sights"]
+    datasets = {command.split()[3] for command in commands.values()}
+    assert len(datasets) == 2
+    table = page.table(dynamic, "synthetic", range(1), results)
+    assert "| joint, dynamic (to *joint*) |" in table
+
+
 @pytest.mark.parametrize("name", ["criteo", "avazu"])
 def test_a_seed_is_a_fold_of_the_same_rows(name, tmp_path):
     log = data.DATA[name]
