@@ -129,8 +129,6 @@ def run_missing(plan: Plan, results: Results, parallel: int, others: Iterable[Re
             mp_context=multiprocessing.get_context("spawn"),
             initializer=one_run.prepare_process,
             initargs=(threads,),
-            # TensorFlow keeps about 50 MB of each run.
-            max_tasks_per_child=10,
         ) as pool,
     ):
         try:
