@@ -233,6 +233,12 @@ class RunConfig:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)!r}; use {' or '.join(map(str, choices))}"
                 )
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "tuple[str, ...]" and not (
+                isinstance(value, tuple) and all(isinstance(text, str) for text in value)
+            ):
+                raise ConfigError(f"{field.name} is {value!r}; wanted a list of texts")
         options_of(self.model, self.interaction)
         servers_of(self.store_servers)
         admission_of(self.admission)
