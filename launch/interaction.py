@@ -50,7 +50,7 @@ def options_of(model: str, settings: Sequence[str]) -> dict[str, int | str]:
     known = OPTIONS.get(model, {})
     options: dict[str, int | str] = {}
     for setting in settings:
-        name, _, text = setting.partition("=")
+        name, _, text = setting.partition("=") if isinstance(setting, str) else ("", "", "")
         if name not in known:
             has = ", ".join(known) or "none"
             raise ConfigError(f"interaction is {setting!r}, and {model} has {has}; leave it out")

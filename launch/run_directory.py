@@ -235,9 +235,7 @@ class RunConfig:
                 )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type == "tuple[str, ...]" and not (
-                isinstance(value, tuple) and all(isinstance(text, str) for text in value)
-            ):
+            if field.type == "tuple[str, ...]" and not isinstance(value, tuple):
                 raise ConfigError(f"{field.name} is {value!r}; wanted a list of texts")
         options_of(self.model, self.interaction)
         servers_of(self.store_servers)

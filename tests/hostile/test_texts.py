@@ -98,6 +98,10 @@ def test_tf_config(text):
 
 
 @EXAMPLES
+@example(json.dumps({**RUN_DOCUMENT, "interaction": None}))
+@example(json.dumps({**RUN_DOCUMENT, "interaction": [None]}))
+@example(json.dumps({**RUN_DOCUMENT, "admission": None}))
+@example(json.dumps({**RUN_DOCUMENT, "id_dropout_fields": 3}))
 @given(broken_json(RUN_DOCUMENT))
 def test_run_configuration(text):
     with tempfile.TemporaryDirectory() as directory:
