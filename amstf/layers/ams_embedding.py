@@ -12,7 +12,7 @@ import tf_keras as keras
 
 from amstf.config import MISSING_POLICIES
 from amstf.errors import ConfigError
-from amstf.layers.learnt_missing import LearntMissing, learning_missing
+from amstf.layers.learnt_missing import LearntMissing, learning_missing, with_embedding_model
 from amstf.layers.placements import TablePlacement, current_placement
 from amstf.store import ImageStore
 
@@ -196,12 +196,8 @@ class AmsEmbedding(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> AmsEmbedding:
         """Makes the layer again; opens the store."""
-        config = dict(config)
-        store = ImageStore.open(config.pop("store"))
-        model = config.pop("embedding_model")
-        # A model saved as .h5 holds Keras' older form.
-        model = keras.layers.deserialize(model, use_legacy_format="module" not in model)
-        return cls(store, model, **config)
+        arguments = with_embedding_model(config)
+        return cls(**{**arguments, "store": ImageStore.open(arguments["store"])})
 
 
 def _input_width(embedding_model: keras.layers.Layer) -> int | None:

@@ -60,11 +60,15 @@ class LearntMissing(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LearntMissing:
         """Makes the layer again."""
-        config = dict(config)
-        model = config.pop("embedding_model")
-        # A model saved as .h5 holds Keras' older form.
-        legacy = "module" not in model
-        return cls(keras.layers.deserialize(model, use_legacy_format=legacy), **config)
+        return cls(**with_embedding_model(config))
+
+
+def with_embedding_model(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configuration of a layer with E in place of the description of it."""
+    described = config["embedding_model"]
+    # A model saved as .h5 holds Keras' older form.
+    model = keras.layers.deserialize(described, use_legacy_format="module" not in described)
+    return {**config, "embedding_model": model}
 
 
 def learning_missing(embedding_model: keras.layers.Layer) -> LearntMissing:

@@ -20,7 +20,6 @@ from amstf.ops.dynamic_table import (
 from amstf.ops.image_errors import image_errors
 from amstf.ops.image_lookup import (
     COUNTER_NAMES,
-    MISSING_POLICIES,
     image_lookup,
     image_store,
     image_store_counters,
@@ -63,7 +62,6 @@ __all__ = [
     "GRADIENT_MEAN_COUNTER_NAMES",
     "MAX_PAGES",
     "MEETING_COUNTER_NAMES",
-    "MISSING_POLICIES",
     "ROUND_COUNTER_NAMES",
     "DynamicRows",
     "Round",

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from amstf.ops._load import load_library
 
-MISSING_POLICIES = ("error", "zeros")
+_POLICIES = ("error", "zeros")
 
 COUNTER_NAMES = ("images", "lookups", "ids_looked_up", "ids_missing", "lookup_nanoseconds")
 """What `image_store_counters` returns, in order."""
@@ -106,8 +106,8 @@ def image_lookup(
     Raises:
         tf.errors.NotFoundError: Under "error", naming some of the ids.
     """
-    if missing not in MISSING_POLICIES:
-        raise ValueError(f"missing is {missing!r}; use one of {', '.join(MISSING_POLICIES)}")
+    if missing not in _POLICIES:
+        raise ValueError(f"missing is {missing!r}; use one of {', '.join(_POLICIES)}")
     outputs = load_library().ams_image_lookup(handle=store, ids=ids, missing=missing)
     return outputs.features, outputs.found
 

@@ -155,11 +155,12 @@ def main(store_path: str) -> None:
     halves = tf.distribute.experimental.partitioners.FixedShardsPartitioner(2)
     for name, missing, config, partitioner in (
         ("servers", "zeros", AmsConfig(placement=SERVERS), None),
-        ("workers", "learn", AmsConfig(placement=WORKERS), None),
+        ("workers", "zeros", AmsConfig(placement=WORKERS), None),
         ("server 1", "zeros", AmsConfig(image_servers=(1,)), None),
         # The weights of E themselves are split over the servers.
         ("split", "zeros", AmsConfig(), halves),
         ("learn", "learn", AmsConfig(), None),
+        ("workers, learn", "learn", AmsConfig(placement=WORKERS), None),
     ):
         weights, expected = wanted_by_policy[missing]
         with native_logs.quieted():

@@ -41,6 +41,7 @@ PLACEMENTS = {
     "server 1": "ServersPlacement",
     "split": "ServersPlacement",
     "learn": "ServersPlacement",
+    "workers, learn": "WorkersPlacement",
 }
 
 
