@@ -29,7 +29,6 @@ import atexit
 import os
 import re
 import select
-import signal
 import sys
 import textwrap
 import traceback
@@ -40,6 +39,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from amstf.errors import AmstfError
+from launch import interrupts
 
 EXIT_UNEXPECTED = 1
 EXIT_WRONG_INPUT = 2
@@ -54,10 +54,6 @@ _before_leaving: list[Callable[[], None]] = []
 
 class ClusterLostError(AmstfError):
     """A part of the cluster is missing; another start may find it whole. Ends with EXIT_RESTART."""
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, as an exception."""
 
 
 def run(
@@ -85,16 +81,17 @@ def run(
             absl_logging.set_verbosity(absl_logging.ERROR)
         return main(arguments) or 0
 
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen()
     try:
-        app.run(
-            guarded,
-            argv=list(sys.argv if argv is None else argv),
-            flags_parser=lambda args: _parse(args, argument_names),
-        )
+        with interrupts.told_apart():
+            app.run(
+                guarded,
+                argv=list(sys.argv if argv is None else argv),
+                flags_parser=lambda args: _parse(args, argument_names),
+            )
     except SystemExit as leaving:
         _leave_in_order(_code_of(leaving))
-    except _Terminated:
+    except interrupts.TerminatedError:
         _say("terminated")
         _leave_now(EXIT_TERMINATED)
     except KeyboardInterrupt:
@@ -148,12 +145,6 @@ def help_page(argument_names: Sequence[str] = ()) -> str:
     page += [_describe(flag) for flag in _own_flags()]
     page += ["", "AMSTF_VERBOSE=1 in the environment keeps TensorFlow's logs."]
     return "\n".join(page)
-
-
-def _terminate(number: int, frame: object) -> NoReturn:
-    del frame
-    signal.signal(number, signal.SIG_DFL)  # A second one ends a clean-up that hangs.
-    raise _Terminated
 
 
 def _parse(args: list[str], argument_names: Sequence[str]) -> list[str]:

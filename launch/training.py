@@ -37,6 +37,7 @@ from launch import (
     evaluation_log,
     fresh_thread,
     impressions,
+    interrupts,
     native_logs,
     occurrences,
     warm_start,
@@ -176,7 +177,8 @@ class Training:
             self._workers,
         ) as self._logger:
             try:
-                self._fit(first_step)
+                with interrupts.told_apart():
+                    self._fit(first_step)
             except _Stopped:
                 ended = "stopped early: the validation AUC had stopped rising"
             except KeyboardInterrupt:

@@ -11,8 +11,9 @@ from absl import flags
 from amstf.errors import ConfigError
 from launch import program
 
+_WAYS = ["well", "wrong", "crash", "slow", "lost", "missing", "long", "replaced", "dropped"]
 _HOW = flags.DEFINE_enum(
-    "how", "well", ["well", "wrong", "crash", "slow", "lost", "missing", "long"], "How it ends."
+    "how", "well", _WAYS, "How it ends."
 )
 _DATASET = flags.DEFINE_string("dataset", None, "Directory of the data set.", required=True)
 flags.DEFINE_integer("batch_size", 8, "Samples of a step.", lower_bound=1)
@@ -21,6 +22,17 @@ flags.DEFINE_bool("resume", True, "Go on where the last run stopped.")
 
 class UnavailableError(Exception):
     """Named as TensorFlow's."""
+
+
+class SlowToGo:
+    def __del__(self):
+        wait()
+
+
+def wait() -> None:
+    print("waiting", flush=True)
+    for _ in range(2400):  # One long wait may begin just after a signal, and miss it.
+        time.sleep(0.05)
 
 
 def main(arguments: list[str]) -> int:
@@ -36,8 +48,15 @@ def main(arguments: list[str]) -> int:
     if _HOW.value == "missing":
         raise program.ClusterLostError("worker 1 is missing")
     if _HOW.value == "slow":
-        print("waiting", flush=True)
-        for _ in range(2400):  # One long wait may begin just after a signal, and miss it.
+        wait()
+    if _HOW.value == "replaced":
+        try:
+            wait()
+        except KeyboardInterrupt:  # As pybind does it in the midst of TensorFlow.
+            raise RuntimeError("MISMATCH of original and normalized exception types") from None
+    if _HOW.value == "dropped":
+        SlowToGo()
+        for _ in range(2400):
             time.sleep(0.05)
     if _HOW.value == "well":
         print("arguments", *arguments, "level", os.environ.get("TF_CPP_MIN_LOG_LEVEL"))

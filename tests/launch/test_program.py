@@ -38,7 +38,8 @@ def test_help_is_the_programs_own_documentation():
     )
     assert f"usage: python -m {EXAMPLE} KIND [--flag=value ...]" in done.stdout
     assert (
-        "--how=<well|wrong|crash|slow|lost|missing|long>\n      How it ends. (default: well)"
+        "--how=<well|wrong|crash|slow|lost|missing|long|replaced|dropped>"
+        "\n      How it ends. (default: well)"
         in done.stdout
     )
     assert "--[no]resume\n" in done.stdout
@@ -111,8 +112,9 @@ def test_exit_codes_fit_kubeflows_policy():
     ("number", "said", "code"),
     [(signal.SIGINT, "interrupted\n", 130), (signal.SIGTERM, "terminated\n", 143)],
 )
-def test_signals_are_one_line(number, said, code):
-    command = [sys.executable, "-m", EXAMPLE, "--dataset=x", "--how=slow"]
+@pytest.mark.parametrize("how", ["slow", "replaced", "dropped"])
+def test_signals_are_one_line(number, said, code, how):
+    command = [sys.executable, "-m", EXAMPLE, "--dataset=x", f"--how={how}"]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
