@@ -39,8 +39,7 @@ def test_help_is_the_programs_own_documentation():
     assert f"usage: python -m {EXAMPLE} KIND [--flag=value ...]" in done.stdout
     assert (
         "--how=<well|wrong|crash|slow|lost|missing|long|replaced|dropped>"
-        "\n      How it ends. (default: well)"
-        in done.stdout
+        "\n      How it ends. (default: well)" in done.stdout
     )
     assert "--[no]resume\n" in done.stdout
     assert "(default: 8)" in done.stdout
