@@ -229,6 +229,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
                 "logit": {"agreement": "logit"},
                 "kl": {"agreement": "kl"},
                 "warm-up": {"mutual_warm_up": 30},
+                "weight 10": {"mutual_weight": 10.0},
+                "weight 100": {"mutual_weight": 100.0},
             },
         ),
         baseline="deepfm",
