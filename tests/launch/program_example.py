@@ -12,9 +12,7 @@ from amstf.errors import ConfigError
 from launch import program
 
 _WAYS = ["well", "wrong", "crash", "slow", "lost", "missing", "long", "replaced", "dropped"]
-_HOW = flags.DEFINE_enum(
-    "how", "well", _WAYS, "How it ends."
-)
+_HOW = flags.DEFINE_enum("how", "well", _WAYS, "How it ends.")
 _DATASET = flags.DEFINE_string("dataset", None, "Directory of the data set.", required=True)
 flags.DEFINE_integer("batch_size", 8, "Samples of a step.", lower_bound=1)
 flags.DEFINE_bool("resume", True, "Go on where the last run stopped.")
