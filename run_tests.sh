@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 scripts/setup_venv.sh --dev
 [[ $# -eq 0 ]] || exec .venv/bin/python -m pytest "$@"
 
-# Each file is one process's; clusters wait more than they compute, so two share the cores too.
+# Two files at a time: a cluster has several processes of its own.
 status=0
 .venv/bin/python -m pytest -m "not slow" -n auto --maxprocesses=4 --dist loadfile || status=$?
 .venv/bin/python -m pytest -m slow -n 2 --dist loadfile || status=$?

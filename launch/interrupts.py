@@ -36,7 +36,7 @@ def listen() -> None:
 
 
 @contextlib.contextmanager
-def told_apart() -> Iterator[None]:
+def recognised() -> Iterator[None]:
     """Raises the interrupt for what comes out of the body after a signal, and takes it as served.
 
     An AmstfError stays itself: it says what a person has to know, as `SystemExit` does.
@@ -45,7 +45,7 @@ def told_apart() -> Iterator[None]:
         KeyboardInterrupt: After SIGINT; a TerminatedError after SIGTERM.
 
     Example:
-        >>> with told_apart():
+        >>> with recognised():
         ...     1 + 1
         2
     """

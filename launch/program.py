@@ -83,7 +83,7 @@ def run(
 
     interrupts.listen()
     try:
-        with interrupts.told_apart():
+        with interrupts.recognised():
             app.run(
                 guarded,
                 argv=list(sys.argv if argv is None else argv),

@@ -177,7 +177,7 @@ class Training:
             self._workers,
         ) as self._logger:
             try:
-                with interrupts.told_apart():
+                with interrupts.recognised():
                     self._fit(first_step)
             except _Stopped:
                 ended = "stopped early: the validation AUC had stopped rising"

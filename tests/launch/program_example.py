@@ -54,8 +54,7 @@ def main(arguments: list[str]) -> int:
             raise RuntimeError("MISMATCH of original and normalized exception types") from None
     if _HOW.value == "dropped":
         SlowToGo()
-        for _ in range(2400):
-            time.sleep(0.05)
+        wait()
     if _HOW.value == "well":
         print("arguments", *arguments, "level", os.environ.get("TF_CPP_MIN_LOG_LEVEL"))
     return 7 if arguments == ["seven"] else 0
